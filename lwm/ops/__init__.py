@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: attention, ring attention, blockwise layers, rotary positions."""

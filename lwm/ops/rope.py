@@ -1,0 +1,34 @@
+"""Rotary position embedding (RoFormer, arXiv 2104.09864, section 3.4.2), on interleaved pairs as in LLaMA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def rope(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
+    """Turns each pair (x[2i], x[2i+1]) of a head by the angle position * theta^(-2i/H).
+
+    Scores of turned queries and keys depend on the difference of their positions only. A larger theta turns
+    more slowly, which is how longer contexts are reached (LWM, arXiv 2402.08268, section 3.1).
+
+    Args:
+      x_BTNH: queries or keys, any float dtype, H even.
+      positions_BT: integers >= 0 that restart in each packed segment.
+      theta: base of the wavelengths, > 0.
+
+    Returns:
+      The turned array, same shape and dtype; the angles are computed in float32.
+
+    Raises:
+      ValueError: H is odd.
+    """
+    H = x_BTNH.shape[-1]
+    if H % 2:
+        raise ValueError(f"x_BTNH: head size {H} is odd; pairs need an even one")
+    frequencies = (float(theta) ** (-np.arange(0, H, 2) / H)).astype(np.float32)
+    angle_BT1h = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angle_BT1h), jnp.sin(angle_BT1h)
+    pairs = x_BTNH.astype(jnp.float32).reshape(*x_BTNH.shape[:-1], H // 2, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    turned = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
+    return turned.reshape(x_BTNH.shape).astype(x_BTNH.dtype)

@@ -1,0 +1,41 @@
+"""The zigzag order of a sequence cut over n devices (numpy only, so that data pipelines can use it).
+
+Under a causal mask later positions see more, so n contiguous shards would give the last device nearly twice
+the average work. Cut the sequence into 2n chunks instead and give device i the chunks i and 2n - 1 - i:
+
+    n = 4    chunk     0   1   2   3   4   5   6   7
+             device    0   1   2   3   3   2   1   0
+
+Every device then has the same number of (query, key) pairs, and the same number in every hop of the ring.
+"""
+
+import numpy as np
+
+
+def zigzag_order(length: int, n: int) -> np.ndarray:
+    """Gather indices from natural to zigzag order: `x[:, zigzag_order(T, n)]` is what the devices hold.
+
+    Args:
+      length: positions in the sequence, a multiple of 2n (any length if n is 1).
+      n: devices on the "seq" axis.
+
+    Returns:
+      int32[length], a permutation; the identity for n = 1.
+
+    Raises:
+      ValueError: n < 1, or 2n chunks of equal length cannot be cut.
+    """
+    if n < 1:
+        raise ValueError(f"n: {n} devices; a ring needs at least 1")
+    if n == 1:
+        return np.arange(length, dtype=np.int32)
+    if length % (2 * n):
+        raise ValueError(f"length: {length} is not a multiple of {2 * n} (2 chunks x {n} devices)")
+    chunks = np.arange(length, dtype=np.int32).reshape(2 * n, -1)
+    pairs = [chunk for device in range(n) for chunk in (device, 2 * n - 1 - device)]
+    return chunks[pairs].reshape(-1)
+
+
+def natural_order(length: int, n: int) -> np.ndarray:
+    """The inverse of `zigzag_order`: `x_zigzag[:, natural_order(T, n)]` is in natural order again."""
+    return np.argsort(zigzag_order(length, n)).astype(np.int32)
