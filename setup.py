@@ -1,0 +1,47 @@
+"""Installs lwm: `pip install -e . -c launch/constraints.txt` (the versions that its figures were measured with)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "absl-py>=2.1",
+    "array-record>=0.8.3",
+    "av>=14.0",
+    "einops>=0.8",
+    "etils[epath]>=1.12",
+    "flax>=0.12.2",
+    "grain>=0.2.15",
+    "importlib_resources>=6.0",  # tensorflow-datasets needs it and does not ask for it
+    "jax>=0.10.0",
+    "jinja2>=3.1",
+    "ml_collections>=1.0",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.12.0",
+    "pillow>=11.0",
+    "rich>=13.0",
+    "sentencepiece>=0.2.0",
+    "tensorflow-datasets>=4.9.9",
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]>=0.10.0"],
+    "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
+    "notebooks": ["jupyterlab>=4.0", "matplotlib>=3.9", "nbclient>=0.10"],
+    "benchmarks": ["torch>=2.5", "transformers>=4.48"],
+}
+
+setup(
+    name="lwm",
+    version="0.1.0",
+    description="World models on million-length video and language, in JAX.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["lwm", "lwm.*"]),
+    package_data={"lwm.evaluation": ["*.jinja"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)
