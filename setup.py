@@ -1,4 +1,7 @@
-"""Installs lwm: `pip install -e . -c launch/constraints.txt` (the versions that its figures were measured with)."""
+"""Installs lwm: `pip install -e . -c launch/constraints.txt`.
+
+The constraints are the versions that its figures were measured with; here stand the oldest that may work.
+"""
 
 from pathlib import Path
 

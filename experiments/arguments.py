@@ -16,7 +16,7 @@ def parse(argument: str | None, **defaults: str | bool) -> SimpleNamespace:
     `quickstart.py:vqgan` means `part=vqgan`.
 
     Raises:
-        ValueError: an argument that is not declared, given twice, or a boolean that is neither true nor false.
+        ValueError: an argument not declared or given twice, or a boolean neither true nor false.
     """
     given: dict[str, str | bool] = {}
     for index, item in enumerate(filter(None, (argument or "").split(","))):

