@@ -1,0 +1,185 @@
+"""The layers of a LLaMA-style decoder as Linen modules, and the key/value cache they decode with.
+
+RMSNorm (1910.07467), rotary positions (2104.09864), grouped queries (2305.13245) and SwiGLU (2002.05202), as
+put together in LLaMA-2 (2307.09288) and kept by LWM (2402.08268). Parameters are float32, drawn from
+normal(0.02); there are no biases. Products run in `dtype`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lwm.ops.blockwise import cross_entropy, feedforward
+from lwm.ops.ring_attention import ring_attention
+from lwm.ops.rope import rope
+from lwm.parallel.sharding import constrain
+
+_normal = nn.initializers.normal(0.02)
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens seen so far, in slots filled from the left.
+
+    Attributes:
+        k_LBSKH, v_LBSKH: rotated keys, and values, of every layer.
+        positions_BS: int32 position of the token in a slot; -1 = empty or padding, seen by nobody.
+        length: int32 scalar, slots in use (the same for all rows; short prompts hold padding slots).
+    """
+
+    k_LBSKH: jax.Array
+    v_LBSKH: jax.Array
+    positions_BS: jax.Array
+    length: jax.Array
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · scale along the last axis, computed in float32, returned in x's type."""
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+        return (x32 * jax.lax.rsqrt(mean_square + self.eps) * scale).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped key/value heads: ring attention, or one step over a cache."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope_theta: float
+    block: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, segments_BT=None, cache=None, layer=None):
+        """Attends to earlier tokens.
+
+        Args:
+            x_BTD: normalised activations; without a cache in zigzag order on a mesh with "seq" > 1.
+            positions_BT: int32 positions inside each segment; -1 marks padding on the way to the cache.
+            segments_BT: int32 ids of the packed examples, 0 = padding; not used with a cache.
+            cache: a `Cache` whose slots `length … length + T` receive the new tokens.
+            layer: int32 scalar, which layer of the cache is ours.
+
+        Returns:
+            out_BTD, and the cache with this layer's new keys and values (`length`, `positions_BS` as given).
+        """
+        B, T, D = x_BTD.shape
+        N, K, H = self.heads, self.kv_heads, self.head_dim
+        wq = self.param("wq", _normal, (D, N * H), jnp.float32)
+        wk = self.param("wk", _normal, (D, K * H), jnp.float32)
+        wv = self.param("wv", _normal, (D, K * H), jnp.float32)
+        wo = self.param("wo", _normal, (N * H, D), jnp.float32)
+        with jax.named_scope("qkv"):
+            q_BTNH = (x_BTD @ wq.astype(self.dtype)).reshape(B, T, N, H)
+            k_BTKH = (x_BTD @ wk.astype(self.dtype)).reshape(B, T, K, H)
+            v_BTKH = (x_BTD @ wv.astype(self.dtype)).reshape(B, T, K, H)
+        with jax.named_scope("rope"):
+            q_BTNH = rope(q_BTNH, positions_BT, self.rope_theta)
+            k_BTKH = rope(k_BTKH, positions_BT, self.rope_theta)
+        if cache is None:
+            with jax.named_scope("ring"):
+                out_BTNH = ring_attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, block=self.block)
+        else:
+            with jax.named_scope("cache"):
+                cache = _write(cache, layer, k_BTKH, v_BTKH)
+                out_BTNH = _attend(q_BTNH, cache, layer)
+        with jax.named_scope("out"):
+            return out_BTNH.reshape(B, T, N * H) @ wo.astype(self.dtype), cache
+
+
+def _write(cache: Cache, layer, k_BTKH, v_BTKH) -> Cache:
+    """Puts the keys and values of T new tokens into slots length … length + T of one layer."""
+    start = (layer, 0, cache.length, 0, 0)
+    return cache._replace(
+        k_LBSKH=jax.lax.dynamic_update_slice(cache.k_LBSKH, k_BTKH[None].astype(cache.k_LBSKH.dtype), start),
+        v_LBSKH=jax.lax.dynamic_update_slice(cache.v_LBSKH, v_BTKH[None].astype(cache.v_LBSKH.dtype), start),
+    )
+
+
+def _attend(q_BTNH, cache: Cache, layer):
+    """Attention of the T tokens just written over the slots up to their own that hold a token.
+
+    Order is the order of slots, not of positions, so rows may be padded on the left or on the right. A
+    padding token that sees no slot gets exactly 0.
+    """
+    B, T, N, H = q_BTNH.shape
+    k_BSKH = jax.lax.dynamic_index_in_dim(cache.k_LBSKH, layer, keepdims=False)
+    v_BSKH = jax.lax.dynamic_index_in_dim(cache.v_LBSKH, layer, keepdims=False)
+    S, K = k_BSKH.shape[1:3]
+    own_T = cache.length + jnp.arange(T)
+    seen_BTS = (jnp.arange(S) <= own_T[:, None]) & (cache.positions_BS >= 0)[:, None, :]
+    seen = seen_BTS[:, None, None]
+    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5
+    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    scores_BKGTS = jnp.where(seen, scores_BKGTS, jnp.finfo(jnp.float32).min)
+    p_BKGTS = jnp.where(seen, jax.nn.softmax(scores_BKGTS, axis=-1), 0.0).astype(v_BSKH.dtype)
+    out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", p_BKGTS, v_BSKH, preferred_element_type=jnp.float32)
+    return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: (silu(x w1) · x w3) w2, `chunk` tokens of a device at a time (0 = all)."""
+
+    ffn: int
+    chunk: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        D = x_BTD.shape[-1]
+        w1_DF = self.param("w1", _normal, (D, self.ffn), jnp.float32).astype(self.dtype)
+        w3_DF = self.param("w3", _normal, (D, self.ffn), jnp.float32).astype(self.dtype)
+        w2_FD = self.param("w2", _normal, (self.ffn, D), jnp.float32).astype(self.dtype)
+
+        def swiglu(x_BTD):
+            return (nn.silu(x_BTD @ w1_DF) * (x_BTD @ w3_DF)) @ w2_FD
+
+        with jax.named_scope("ffn"):
+            return feedforward(swiglu, x_BTD, chunk=self.chunk)
+
+
+class Embedding(nn.Module):
+    """A table of one vector per id; ids outside the table (those of the other modality) read row 0."""
+
+    vocab_size: int
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, ids_BT):
+        table_VD = self.param("embedding", _normal, (self.vocab_size, self.width), jnp.float32)
+        ids_BT = jnp.where((ids_BT >= 0) & (ids_BT < self.vocab_size), ids_BT, 0)
+        # Rows are read where the tokens are: the width is gathered, the ids stay split over "tensor".
+        table_VD = constrain(table_VD.astype(self.dtype), "tensor", None)
+        return jnp.take(table_VD, ids_BT, axis=0)
+
+
+class Head(nn.Module):
+    """The untied projection to a vocabulary: logits, or the negative log-likelihood of given targets."""
+
+    vocab_size: int
+    width: int
+    dtype: jnp.dtype
+    chunk: int
+
+    def setup(self):
+        self.kernel = self.param("kernel", _normal, (self.width, self.vocab_size), jnp.float32)
+
+    def __call__(self, x_BTD):
+        """Float32 logits_BTV."""
+        return jnp.einsum(
+            "BTD,DV->BTV", x_BTD, self.kernel.astype(self.dtype), preferred_element_type=jnp.float32
+        )
+
+    def nll(self, x_BTD, targets_BT):
+        """Float32 nll_BT in nats; targets outside the vocabulary (the other modality's) count as id 0."""
+        targets_BT = jnp.where((targets_BT >= 0) & (targets_BT < self.vocab_size), targets_BT, 0)
+        return cross_entropy(x_BTD, self.kernel.astype(self.dtype), targets_BT, chunk=self.chunk)

@@ -1,0 +1,134 @@
+"""The shape of a transformer, the published sizes, and the count of parameters they lead to.
+
+Plain Python, so that size tables, FLOP counts and scaling laws need no JAX.
+"""
+
+import dataclasses
+
+from lwm.errors import UserError
+
+DTYPES = ("float32", "bfloat16")
+REMAT_POLICIES = ("none", "nothing_saveable", "dots_with_no_batch_dims_saveable")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """A LLaMA-style decoder over text tokens and, if `vision_vocab_size` > 0, vision codes.
+
+    Attributes:
+        vocab_size, vision_vocab_size: ids of text and of vision tokens; 0 vision ids = no vision tables.
+        width, ffn, layers, heads, kv_heads, head_dim: D, F, L, N, K, H.
+        rope_theta: base of the rotary frequencies; each context stage sets its own.
+        norm_eps: epsilon of RMSNorm; 1e-6 as in the released LWM.
+        dtype: type of activations and of the products; parameters are always float32.
+        remat: what a layer keeps for its backward pass ("none" keeps everything).
+        scan: compile one layer and loop over it; False unrolls the same layers (the parameters are the same).
+        ffn_chunk, loss_chunk: tokens of a device that meet the feed-forward layer and the heads at a time;
+            0 = all of them.
+        attention_block: rows and columns of a tile of the attention matrix.
+        text_weight, vision_weight: a_text and a_vision of L = a_text L_text + a_vision L_vision; a loss of
+            weight 0 is not computed.
+
+    Raises:
+        UserError: a field that no network can be built from.
+    """
+
+    vocab_size: int
+    vision_vocab_size: int
+    width: int
+    ffn: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    dtype: str = "float32"
+    remat: str = "nothing_saveable"
+    scan: bool = True
+    ffn_chunk: int = 0
+    loss_chunk: int = 0
+    attention_block: int = 512
+    text_weight: float = 0.5
+    vision_weight: float = 0.5
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kinds = (int, float) if field.type is float else field.type
+            if not isinstance(value, kinds) or (isinstance(value, bool) and field.type is not bool):
+                raise UserError(f"{field.name}: {value!r} is no {field.type.__name__}; change its type")
+        for field in (
+            "vocab_size",
+            "width",
+            "ffn",
+            "layers",
+            "heads",
+            "kv_heads",
+            "head_dim",
+            "attention_block",
+        ):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field}: {getattr(self, field)} is not a size; give 1 or more")
+        for field in ("vision_vocab_size", "ffn_chunk", "loss_chunk", "text_weight", "vision_weight"):
+            if getattr(self, field) < 0:
+                raise UserError(f"{field}: {getattr(self, field)} is negative; give 0 or more")
+        if self.heads % self.kv_heads:
+            raise UserError(
+                f"kv_heads: {self.kv_heads} does not divide heads = {self.heads}; choose a divisor"
+            )
+        if self.head_dim % 2:
+            raise UserError(f"head_dim: {self.head_dim} is odd; rotary embeddings turn pairs, make it even")
+        if self.rope_theta <= 0:
+            raise UserError(f"rope_theta: {self.rope_theta} is not positive; LLaMA starts from 10000")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        if self.remat not in REMAT_POLICIES:
+            raise UserError(f"remat: {self.remat!r} is unknown; choose one of {', '.join(REMAT_POLICIES)}")
+        if not self.text_weight and not (self.vision_weight and self.vision_vocab_size):
+            raise UserError("text_weight: 0 leaves no loss to train on; raise it or vision_weight")
+
+
+# LLaMA-2 (2307.09288; widths, depths and heads as in 2302.13971) with the tables of LWM (2402.08268): 8192
+# codes, <eof>, <eov> and spare ids.
+_LLAMA = {"vocab_size": 32_000, "vision_vocab_size": 8_448}
+
+SIZES = {
+    # For tests and for looking at shapes: bytes as text, 64 codes.
+    "debug": dict(
+        vocab_size=259, vision_vocab_size=66, width=32, ffn=64, layers=2, heads=4, kv_heads=2, head_dim=8
+    ),
+    # For two CPU cores; the vocabularies come from the data.
+    "tiny": dict(
+        vocab_size=259, vision_vocab_size=0, width=160, ffn=480, layers=4, heads=4, kv_heads=2, head_dim=40
+    ),
+    # TinyLlama 1.1B (2401.02385).
+    "1b": dict(_LLAMA, width=2048, ffn=5632, layers=22, heads=32, kv_heads=4, head_dim=64),
+    # OpenLLaMA 3B (openlm-research/open_llama_3b).
+    "3b": dict(_LLAMA, width=3200, ffn=8640, layers=26, heads=32, kv_heads=32, head_dim=100),
+    "7b": dict(_LLAMA, width=4096, ffn=11_008, layers=32, heads=32, kv_heads=32, head_dim=128),
+    "13b": dict(_LLAMA, width=5120, ffn=13_824, layers=40, heads=40, kv_heads=40, head_dim=128),
+}
+
+
+def count_parameters(config: TransformerConfig) -> dict[str, int]:
+    """Parameters by part, from the formula; every part that is not in a sum is a row of the table.
+
+    Returns:
+        {"text_embedding", "attention", "feed_forward", "norms", "text_head"}, whose sum is "language" (what
+        LLaMA has), {"vision_embedding", "vision_head"}, whose sum is "vision" (what LWM adds), and "total".
+    """
+    D, F, L = config.width, config.ffn, config.layers
+    language = {
+        "text_embedding": config.vocab_size * D,
+        "attention": L * 2 * D * config.head_dim * (config.heads + config.kv_heads),
+        "feed_forward": L * 3 * D * F,
+        "norms": (2 * L + 1) * D,
+        "text_head": D * config.vocab_size,
+    }
+    vision = {
+        "vision_embedding": config.vision_vocab_size * D,
+        "vision_head": D * config.vision_vocab_size,
+    }
+    sums = {"language": sum(language.values()), "vision": sum(vision.values())}
+    return language | vision | sums | {"total": sums["language"] + sums["vision"]}

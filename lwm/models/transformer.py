@@ -1,0 +1,229 @@
+"""LWM: one causal transformer over text tokens and vision codes (2402.08268).
+
+At every position the input is the text or the vision embedding of its token, and both heads can be read; the
+batch says which one counts. The mesh comes from the context (`jax.set_mesh`); without one the same code runs
+on one device. Sequences on a mesh with "seq" > 1 are in zigzag order (see parallel/layout.py).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import PartitionSpec as P
+
+from lwm.models.layers import Attention, Cache, Embedding, FeedForward, Head, RMSNorm
+from lwm.models.sizes import SIZES, TransformerConfig, count_parameters
+from lwm.parallel.sharding import BATCH, constrain
+
+__all__ = ["LWM", "SIZES", "TransformerConfig", "count_parameters"]
+
+# "seq" holds a slice of the parameters as "fsdp" does: who needs a ring needs the memory.
+_SLICED = ("fsdp", "seq")
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x)); the carry of a scan over layers."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, carry, layer, positions_BT, segments_BT):
+        x_BTD, cache = carry
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        h_BTD = RMSNorm(config.norm_eps, name="attention_norm")(x_BTD)
+        h_BTD, cache = Attention(
+            config.heads,
+            config.kv_heads,
+            config.head_dim,
+            rope_theta=config.rope_theta,
+            block=config.attention_block,
+            dtype=dtype,
+            name="attention",
+        )(h_BTD, positions_BT, segments_BT, cache, layer)
+        x_BTD = x_BTD + h_BTD
+        h_BTD = RMSNorm(config.norm_eps, name="ffn_norm")(x_BTD)
+        x_BTD = x_BTD + FeedForward(config.ffn, config.ffn_chunk, dtype, name="ffn")(h_BTD)
+        if cache is None:
+            x_BTD = constrain(x_BTD, BATCH, "seq", None)
+        return (x_BTD, cache), None
+
+
+class Decoder(nn.Module):
+    """Embeddings, a scan over the blocks, the final norm and the heads."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.wte = Embedding(config.vocab_size, config.width, dtype)
+        self.lm_head = Head(config.vocab_size, config.width, dtype, config.loss_chunk)
+        if config.vision_vocab_size:
+            self.vte = Embedding(config.vision_vocab_size, config.width, dtype)
+            self.vision_head = Head(config.vision_vocab_size, config.width, dtype, config.loss_chunk)
+        block = Block
+        if config.remat != "none":
+            # In a loop the compiler cannot merge the recomputation with the forward pass; unrolled it could.
+            policy = getattr(jax.checkpoint_policies, config.remat)
+            block = nn.remat(Block, policy=policy, prevent_cse=not config.scan)
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=config.layers,
+            unroll=1 if config.scan else config.layers,
+        )(config)
+        self.final_norm = RMSNorm(config.norm_eps)
+
+    def embed(self, tokens_BT, is_vision_BT):
+        """x_BTD = where(is_vision, vte[id], wte[id])."""
+        with jax.named_scope("embed"):
+            x_BTD = self.wte(tokens_BT)
+            if self.config.vision_vocab_size:
+                x_BTD = jnp.where(is_vision_BT[..., None], self.vte(tokens_BT), x_BTD)
+            return x_BTD
+
+    def trunk(self, x_BTD, positions_BT, segments_BT=None, cache=None):
+        """Blocks and final norm: hidden_BTD, and the cache with T more tokens if one is given."""
+        if cache is None:
+            x_BTD = constrain(x_BTD, BATCH, "seq", None)
+        layers_L = jnp.arange(self.config.layers)
+        (x_BTD, cache), _ = self.layers((x_BTD, cache), layers_L, positions_BT, segments_BT)
+        return self.final_norm(x_BTD), cache
+
+    def hidden(self, batch):
+        """Final hidden_BTD of a batch."""
+        x_BTD = self.embed(batch["tokens"], batch["is_vision"])
+        return self.trunk(x_BTD, batch["positions"], batch["segments"])[0]
+
+    def logits(self, hidden_BTD):
+        """(text_logits_BTV, vision_logits_BTV or None), float32."""
+        with jax.named_scope("heads"):
+            text = self.lm_head(hidden_BTD)
+            return text, self.vision_head(hidden_BTD) if self.config.vision_vocab_size else None
+
+    def __call__(self, batch):
+        return self.logits(self.hidden(batch))
+
+    def nll(self, batch, text: bool = True, vision: bool = True):
+        """(text nll_BT, vision nll_BT) of the targets, each None if not asked for or without a head."""
+        hidden_BTD, targets_BT = self.hidden(batch), batch["targets"]
+        with jax.named_scope("heads"):
+            return (
+                self.lm_head.nll(hidden_BTD, targets_BT) if text else None,
+                self.vision_head.nll(hidden_BTD, targets_BT)
+                if vision and self.config.vision_vocab_size
+                else None,
+            )
+
+    def step(self, tokens_BT, is_vision_BT, positions_BT, cache):
+        """Logits of T new tokens appended to the cache, and the cache."""
+        T = tokens_BT.shape[1]
+        seen = jax.lax.dynamic_update_slice(cache.positions_BS, positions_BT, (0, cache.length))
+        x_BTD = self.embed(tokens_BT, is_vision_BT)
+        hidden_BTD, cache = self.trunk(x_BTD, positions_BT, cache=cache._replace(positions_BS=seen))
+        return *self.logits(hidden_BTD), cache._replace(length=cache.length + T)
+
+
+class LWM:
+    """The model as the training loop, the samplers and the evaluations see it.
+
+    A batch is the flat dict of BT arrays tokens, targets, weights, segments, positions, is_vision and
+    targets_are_vision; parameters are a nested dict of float32 arrays, layers stacked along a leading L.
+    """
+
+    Config = TransformerConfig
+    SIZES = SIZES
+    PARTITION_RULES = (
+        (r"(wte|vte)/embedding$", P("tensor", _SLICED)),
+        (r"layers/attention/(wq|wk|wv)$", P(None, _SLICED, "tensor")),
+        (r"layers/attention/wo$", P(None, "tensor", _SLICED)),
+        (r"layers/ffn/(w1|w3)$", P(None, _SLICED, "tensor")),
+        (r"layers/ffn/w2$", P(None, "tensor", _SLICED)),
+        (r"layers/(attention_norm|ffn_norm)/scale$", P(None, None)),
+        (r"final_norm/scale$", P(None)),
+        (r"(lm_head|vision_head)/kernel$", P(_SLICED, "tensor")),
+    )
+
+    def __init__(self, config: TransformerConfig):
+        self.config = config
+        self.network = Decoder(config)
+
+    def init(self, key, batch):
+        """Random parameters; of the batch only the shapes are used, so `jax.ShapeDtypeStruct`s will do."""
+        return self.network.lazy_init(key, {name: _shape(batch[name]) for name in _INPUTS})["params"]
+
+    def loss(self, params, batch, key):
+        """L = a_text L_text + a_vision L_vision with L_m = (1/S) Σ w nll over the targets of modality m.
+
+        S is the number of packed examples in the batch, so that with weights balanced per segment a packed
+        batch has the loss and the gradient of the same examples padded (2402.08268, masked packing).
+
+        Returns:
+            loss, float32 scalar, and metrics: "loss", "denominator" (S), and for each modality m that is
+            trained "m_loss" (L_m), "m_nll" (mean nats over tokens of weight > 0), "m_tokens" (their number).
+        """
+        del key  # nothing is random: there is no dropout
+        weight = {"text": self.config.text_weight, "vision": self.config.vision_weight}
+        text_BT, vision_BT = self.network.apply(
+            {"params": params}, batch, text=weight["text"] > 0, vision=weight["vision"] > 0, method="nll"
+        )
+        vision_target_BT = batch["targets_are_vision"]
+        segments = jnp.maximum(jnp.sum(jnp.max(batch["segments"], axis=1)), 1).astype(jnp.float32)
+        total, metrics = jnp.float32(0), {"denominator": segments}
+        for name, nll_BT, own_BT in (
+            ("text", text_BT, ~vision_target_BT),
+            ("vision", vision_BT, vision_target_BT),
+        ):
+            if nll_BT is None:
+                continue
+            weights_BT = jnp.where(own_BT, batch["weights"], 0.0)
+            loss = jnp.sum(weights_BT * nll_BT) / segments
+            tokens = jnp.sum(weights_BT > 0).astype(jnp.float32)
+            metrics[f"{name}_loss"] = loss
+            metrics[f"{name}_nll"] = jnp.sum(jnp.where(weights_BT > 0, nll_BT, 0.0)) / jnp.maximum(tokens, 1)
+            metrics[f"{name}_tokens"] = tokens
+            total += weight[name] * loss
+        return total, metrics | {"loss": total}
+
+    def logits(self, params, batch):
+        """(text_logits_BTV, vision_logits_BTV or None) of a whole batch, float32."""
+        return self.network.apply({"params": params}, batch)
+
+    def nll(self, params, batch):
+        """Float32 nll_BT in nats of every target, from the head of its own modality."""
+        text_BT, vision_BT = self.network.apply({"params": params}, batch, method="nll")
+        return text_BT if vision_BT is None else jnp.where(batch["targets_are_vision"], vision_BT, text_BT)
+
+    def init_cache(self, batch_size: int, length: int) -> Cache:
+        """An empty cache of `length` slots for `batch_size` rows, in the compute type."""
+        config = self.config
+        shape = (config.layers, batch_size, length, config.kv_heads, config.head_dim)
+        return Cache(
+            k_LBSKH=jnp.zeros(shape, config.dtype),
+            v_LBSKH=jnp.zeros(shape, config.dtype),
+            positions_BS=jnp.full((batch_size, length), -1, jnp.int32),
+            length=jnp.zeros((), jnp.int32),
+        )
+
+    def decode(self, params, tokens_BT, is_vision_BT, positions_BT, cache: Cache):
+        """Appends T ≥ 1 tokens (natural order) and reads both heads after each of them.
+
+        Args:
+            tokens_BT, is_vision_BT: the new tokens.
+            positions_BT: int32 positions in their own row; -1 = padding, which no token will see, so that
+                prompts of unequal length can share a batch, padded on either side.
+            cache: from `init_cache` or an earlier call; T slots must be free (jit cannot check it).
+
+        Returns:
+            text_logits_BTV, vision_logits_BTV (None without a vision head), both float32, and the new cache.
+        """
+        return self.network.apply(
+            {"params": params}, tokens_BT, is_vision_BT, positions_BT, cache, method="step"
+        )
+
+
+_INPUTS = ("tokens", "is_vision", "positions", "segments")
+
+
+def _shape(x) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
