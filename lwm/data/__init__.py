@@ -1,0 +1,18 @@
+"""Real files in, packed and sharded batches out. NumPy, Grain, TFDS without TensorFlow; no model.
+
+a user's folder --inputs--> items --video, tokenizers--> frames, ids --datasets--> TFDS (ArrayRecord)
+TFDS --streams--> examples --packing--> rows --pipeline--> one flat dict of arrays, the Batch
+
+inputs.py        what a folder holds: media files, text documents, JSON lines; what in it is broken
+fields.py        the field syntax "[vision+question],answer" and the chat template
+splits.py        which documents and which frames are held out
+video.py         frames of a video by time, images; resized and cropped to squares
+tokenizers.py    bytes, SentencePiece
+datasets.py      the two TFDS builders and their readers: Frames, Documents
+manifest.py      data.json and what was asked of `python -m lwm.prepare`
+preparation.py   the work of `python -m lwm.prepare`
+streams.py       documents of one source in shuffled order, each visit made an Example
+packing.py       Examples to rows with segments, positions and loss weights
+pipeline.py      rows to batches: mixture, lanes, hosts, zigzag, state
+progress.py      a bar on a terminal, lines in a log
+"""

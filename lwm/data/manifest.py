@@ -1,0 +1,70 @@
+"""The two JSON files at the top of a data folder.
+
+data.json      what the folder holds, written last: a folder without it is not finished
+prepare.json   what was asked of `python -m lwm.prepare`, written first, and what it found so far
+"""
+
+import json
+
+from etils import epath
+
+from lwm.errors import UserError
+
+MANIFEST, RECORD = "data.json", "prepare.json"
+
+
+def write_whole(path: epath.PathLike, content: bytes) -> None:
+    """Writes `content` to `path` whole or not at all."""
+    path = epath.Path(path)
+    draft = path.parent / (path.name + ".part")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+def write_json(path: epath.PathLike, value: dict) -> None:
+    """Writes `value` to `path` whole or not at all."""
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def load_manifest(data_dir: epath.PathLike) -> dict:
+    """Returns data.json.
+
+    Its keys: tokenizer, vocab_size, bos, eos, vision_start, vision_end (ids), resolution, fps, codes,
+    codes_per_frame, eof, eov, vqgan (these five null without a VQGAN), sources ({name: {split: {documents,
+    tokens, bytes}}}), longest_text ({name: {tokens, name}}: the longest text beside a picture), frames
+    ({split: count}), broken ([name, reason]).
+
+    Raises UserError if `data_dir` is not a finished data folder.
+    """
+    path = epath.Path(data_dir) / MANIFEST
+    if not path.exists():
+        raise UserError(
+            f"data: {data_dir} has no {MANIFEST}; make it by python -m lwm.prepare --output={data_dir}"
+        )
+    return json.loads(path.read_text())
+
+
+def open_record(output: epath.Path, settings: dict) -> dict:
+    """Returns the record {"settings", "media", "broken"} of the folder `output`, which may not exist yet.
+
+    Raises UserError if the folder belongs to something else or to other settings. A VQGAN may come later: its
+    entry may change from null, and a run without one accepts a folder that has one.
+    """
+    path = output / RECORD
+    if not path.exists():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"output: {output} exists and was not made by lwm.prepare; choose another folder")
+        return {"settings": settings, "media": None, "broken": []}
+    record = json.loads(path.read_text())
+    for name, value in settings.items():
+        before = record["settings"].get(name)
+        if before == value or (name == "vqgan" and not (before and value)):
+            continue
+        if name == "files":
+            raise UserError(
+                f"input: the files of {settings['input']} changed since {output} was made from them; "
+                "choose another --output"
+            )
+        raise UserError(f"{name}: {output} was made with {before!r}, not {value!r}; choose another --output")
+    record["settings"]["vqgan"] = settings["vqgan"] or record["settings"]["vqgan"]
+    return record

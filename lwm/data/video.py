@@ -1,0 +1,92 @@
+"""Square frames from videos and images.
+
+Short side to R, centre crop to R×R (PAPERS: LWM `vision_chat.py` does the same at 256), sampled by the time
+that each frame is shown at, not by its number, so that variable frame rates come out even.
+"""
+
+import math
+from collections.abc import Iterator
+
+import av
+import numpy as np
+from PIL import Image, ImageOps
+
+VIDEO_SUFFIXES = frozenset(
+    {".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m1v", ".m2v", ".m4v", ".mkv"}
+    | {".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+
+
+class BrokenMedia(Exception):
+    """A file that cannot be decoded; the text says why in a few words."""
+
+
+def read_video(path: str, *, resolution: int, fps: float = 0, max_frames: int = 0) -> Iterator[np.ndarray]:
+    """Yields the frames of a video as uint8 [R, R, 3], in order of time, holding one at a time.
+
+    Args:
+      path: a file that PyAV can open; of its first video stream, pixel aspect ratio and rotation are applied.
+      resolution: R.
+      fps: frames kept per second of film, 0 for all. Kept is the first frame shown at or after k / fps, for
+        each k; none is repeated, so a rate above the film's own keeps every frame.
+      max_frames: stop after this many, 0 for no limit.
+
+    Raises:
+      BrokenMedia: the file cannot be opened, has no video stream, no frame, or breaks while it is decoded.
+    """
+    kept, due, start = 0, 0.0, None
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise BrokenMedia("has no video stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            rate, aspect = float(stream.average_rate or 25), float(stream.sample_aspect_ratio or 1)
+            for number, frame in enumerate(container.decode(stream)):
+                time = number / rate if frame.time is None else frame.time
+                start = time if start is None else start
+                # Half a millisecond of slack: container clocks round 1/24 s and the like to their own ticks.
+                if fps and time - start < due - 5e-4:
+                    continue
+                yield _square(frame, resolution, aspect)
+                kept += 1
+                if kept == max_frames:
+                    return
+                if fps:
+                    due = (math.floor((time - start + 5e-4) * fps) + 1) / fps
+    except av.FFmpegError as error:
+        raise BrokenMedia(f"cannot be decoded: {error.strerror or error}") from None
+    if not kept:
+        raise BrokenMedia("has no frame that can be decoded")
+
+
+def read_image(path: str, *, resolution: int) -> np.ndarray:
+    """Returns an image as uint8 [R, R, 3]; transparency is laid on white, EXIF rotation applied.
+
+    Raises BrokenMedia if Pillow cannot read it.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("RGB")
+            image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(repr(path), "it").replace(path, "it")
+        raise BrokenMedia(f"cannot be decoded: {reason}") from None
+    return np.asarray(image)
+
+
+def _square(frame: av.VideoFrame, resolution: int, aspect: float) -> np.ndarray:
+    """One decoded frame, whose pixels are `aspect` times as wide as high, as uint8 [R, R, 3]."""
+    width, height = frame.width * aspect, frame.height
+    scale = resolution / min(width, height)
+    width, height = (max(resolution, round(side * scale)) for side in (width, height))
+    how = "AREA" if scale < 1 else "BICUBIC"
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=how)
+    top, left = (height - resolution) // 2, (width - resolution) // 2
+    pixels = pixels[top : top + resolution, left : left + resolution]
+    return np.ascontiguousarray(np.rot90(pixels, k=round(frame.rotation / 90)))
