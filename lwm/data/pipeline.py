@@ -15,7 +15,7 @@ from etils import epath
 from lwm.data import datasets
 from lwm.data.manifest import load_manifest
 from lwm.data.packing import WEIGHTINGS, pack_row
-from lwm.data.streams import Marks, Stream
+from lwm.data.streams import Marks, Stream, shuffled
 from lwm.errors import UserError
 from lwm.parallel.layout import zigzag_order
 
@@ -169,8 +169,7 @@ class ImageBatches:
     def __init__(
         self, frames, batch_size: int, seed: int, process_index: int, process_count: int, repeat: bool
     ):
-        order = grain.MapDataset.range(len(frames))
-        self._order = order.shuffle(seed=seed % 2**32).repeat() if repeat else order
+        self._order = shuffled(len(frames), seed=seed % 2**32) if repeat else range(len(frames))
         self._frames, self._batch_size, self._step = frames, batch_size, 0
         rows = batch_size // process_count
         self._mine = range(process_index * rows, (process_index + 1) * rows)
@@ -221,7 +220,7 @@ def _check(manifest, split, mixture, context_length, batch_size, ring, weighting
             needed = marks.slots_around_frames(longest["tokens"]) + marks.tokens_per_frame
             if needed > context_length:
                 raise UserError(
-                    f"context_length: {context_length} does not hold a frame and the {longest['tokens']} text "
+                    f"context_length: {context_length} does not hold a frame and the {longest['tokens']} "
                     f"tokens of {longest['name']}; give {needed} or more, or prepare with --max_caption"
                 )
 

@@ -16,6 +16,7 @@ from lwm.data.fields import VISION, Group, drop_condition, parse_fields
 from lwm.data.packing import Example, fit
 from lwm.errors import UserError
 
+_SMALL, _TABLE = 256, 16384
 _WORTH_CUTTING = 4  # a window of a longer video is cut to what is left of a row if that is a quarter of it
 
 
@@ -43,6 +44,15 @@ class Marks(NamedTuple):
     def slots_around_frames(self, text_tokens: int) -> int:
         """Returns the slots of an example with a vision part, less those of its frames."""
         return text_tokens + len(self.vision_start) + len(self.vision_end) + 1  # bos and eos, less the shift
+
+
+def shuffled(count: int, *, seed: int) -> grain.MapDataset:
+    """Returns an endless order of `count` records: every epoch a permutation of its own."""
+    if count >= _SMALL:
+        return grain.MapDataset.range(count).shuffle(seed=seed).repeat()
+    # Grain's shuffle takes milliseconds an index among a handful, so few records get a table of epochs.
+    epochs = np.tile(np.arange(count), (-(-_TABLE // count), 1))
+    return grain.MapDataset.source(np.random.default_rng(seed).permuted(epochs, axis=1).reshape(-1)).repeat()
 
 
 def example_of(
@@ -113,10 +123,10 @@ class Stream:
         swap_order: bool,
     ):
         self._entropy = (seed, zlib.crc32(name.encode()))
-        order = grain.MapDataset.range(len(documents))
+        self._order = grain.MapDataset.range(len(documents))
         if repeat:
-            order = order.shuffle(seed=sum(self._entropy) % 2**32).repeat()
-        self._documents, self._order, self._marks, self._length = documents, order, marks, length
+            self._order = shuffled(len(documents), seed=sum(self._entropy) % 2**32)
+        self._documents, self._marks, self._length = documents, marks, length
         self._lane, self._lanes = lane, lanes
         self._caption_dropout, self._swap_order = caption_dropout, swap_order
         self._visit, self._start = 0, 0
