@@ -18,7 +18,10 @@ MAY_IMPORT = {
     "ops": "jax numpy einops",
     "parallel": "jax numpy lwm.errors",
     "models": "jax numpy einops flax lwm.errors lwm.ops lwm.parallel",
-    "data": "numpy grain tensorflow_datasets array_record etils av PIL sentencepiece lwm.errors lwm.parallel.layout",
+    "data": (
+        "numpy grain tensorflow_datasets array_record etils av PIL sentencepiece rich "
+        "lwm.errors lwm.parallel.layout"
+    ),
     "generation": "jax numpy einops PIL lwm.errors lwm.ops lwm.parallel lwm.models",
     "evaluation": (
         "jax numpy einops PIL jinja2 etils "
@@ -47,15 +50,13 @@ def imports(path: Path) -> set[str]:
 
 
 def strangers(path: Path, allowed: str) -> list[str]:
-    return sorted(
-        name for name in imports(path) if not any(f"{name}.".startswith(f"{part}.") for part in allowed.split())
-    )
+    parts = tuple(f"{part}." for part in allowed.split())
+    return sorted(name for name in imports(path) if not f"{name}.".startswith(parts))
 
 
 def room(path: Path) -> str:
     """The package a file of lwm/ stands in, or its own name at the top level."""
-    parts = path.relative_to(ROOT / "lwm").with_suffix("").parts
-    return parts[0]
+    return path.relative_to(ROOT / "lwm").with_suffix("").parts[0]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -82,7 +83,8 @@ def test_the_rules_see_a_forbidden_import_inside_a_function(tmp_path):
 def test_setup_declares_everything_that_is_imported():
     distributions = importlib.metadata.packages_distributions()
     core = next(
-        node.value for node in ast.parse((ROOT / "setup.py").read_text()).body
+        node.value
+        for node in ast.parse((ROOT / "setup.py").read_text()).body
         if isinstance(node, ast.Assign) and node.targets[0].id == "CORE"
     )
     declared = {plain(re.match(r"[\w.-]+", text).group()) for text in ast.literal_eval(core)}

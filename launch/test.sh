@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs what the tests need into .venv, then runs the linter and the tests.
+#   launch/test.sh            the tests of every day
+#   launch/test.sh --slow     those that take minutes, too
+#   launch/test.sh ARGUMENT…  hands its arguments to pytest
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+if [[ ${1:-} == --slow ]]; then
+  shift
+  set -- -m "slow or not slow" "$@"
+fi
+environment test
+.venv/bin/ruff check .
+exec .venv/bin/python -m pytest -n 2 -q "$@" </dev/null
