@@ -1,0 +1,165 @@
+"""Every config as it is and as a quicktest; the ten stages of the paper by value and by shape."""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+
+from lwm.models.sizes import count_parameters
+from lwm.parallel import sharding
+from lwm.parallel.mesh import AXES
+from lwm.systems import build_model
+from lwm.training import inputs
+from lwm.training.experiment import build_experiment
+from lwm.training.optimizers import make_optimizer
+from lwm.training.stages import resolve_mesh
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "experiments").glob("*.py"))
+CONFIGS = {path.name: path for path in FILES if "def get_config" in path.read_text()}
+PARTS = [*((name, "") for name in CONFIGS), ("quickstart.py", "vqgan")]
+CHIPS = {"lwm_text.py": 256, "lwm_vision.py": 512}
+
+# Tables 11 and 13 of 2402.08268: context, theta, tokens of a batch (in M), steps, first and last
+# learning rate, warm-up, tensor, seq, and the total in billions of tokens.
+PAPER = {
+    "text_32k": (2**15, 1e6, 4, 1200, 4e-5, 4e-5, 100, 4, 1, 4.8),
+    "text_128k": (2**17, 1e7, 4, 3000, 4e-5, 4e-5, 200, 8, 1, 12),
+    "text_256k": (2**18, 1e7, 4, 3000, 4e-5, 4e-5, 200, 16, 1, 12),
+    "text_512k": (2**19, 2.5e7, 4, 720, 4e-5, 4e-5, 50, 16, 2, 3),
+    "text_1m": (2**20, 5e7, 4, 450, 4e-5, 4e-5, 25, 16, 4, 1.8),
+    "vision_1k": (2**10, 5e7, 8, 45000, 6e-4, 6e-5, 1000, 1, 1, 363),
+    "vision_8k": (2**13, 5e7, 8, 14000, 6e-4, 6e-5, 500, 1, 1, 107),
+    "chat_32k": (2**15, 5e7, 8, 1200, 8e-5, 8e-5, 100, 4, 1, 10),
+    "chat_128k": (2**17, 5e7, 8, 450, 8e-5, 8e-5, 50, 8, 1, 3.5),
+    "chat_1m": (2**20, 5e7, 8, 50, 8e-5, 8e-5, 5, 16, 4, 0.4),
+}
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def get_config(name, argument=None):
+    spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), CONFIGS[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+def experiment_of(name, argument=None):
+    return build_experiment(get_config(name, argument).to_dict())
+
+
+def paper_stages():
+    return [("lwm_text.py" if stage.startswith("text") else "lwm_vision.py", stage) for stage in PAPER]
+
+
+@pytest.mark.parametrize("quick", [False, True], ids=["as_it_is", "quicktest"])
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_config_passes_every_check_and_builds_its_models(name, part, quick):
+    argument = ",".join(filter(None, [part, "quicktest" if quick else ""]))
+    experiment = experiment_of(name, argument)
+    chips = 8 if quick else CHIPS.get(name, 8)
+    for stage in experiment.stages.values():
+        model = build_model(experiment.model, dataclasses.asdict(stage))
+        batch = inputs.batch_shapes(stage, getattr(model.config, "resolution", 0))
+        params = jax.eval_shape(functools.partial(model.init, batch=batch), jax.random.key(0))
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 1000
+        if not stage.of_images:
+            assert math.prod(resolve_mesh(stage, chips).values()) == chips
+        if quick:
+            assert stage.steps <= 10
+
+
+@pytest.mark.parametrize(("name", "stage"), paper_stages())
+def test_stage_has_the_values_of_the_paper(name, stage):
+    experiment = experiment_of(name)
+    found = experiment.stages[stage]
+    context, theta, tokens, steps, first, last, warmup, tensor, seq, total = PAPER[stage]
+    assert (found.context_length, found.rope_theta, found.batch_tokens) == (context, theta, tokens * 2**20)
+    assert (found.steps, found.warmup_steps) == (steps, warmup)
+    assert (found.learning_rate, found.end_learning_rate) == (first, last)
+    assert dataclasses.asdict(found.mesh) == {"data": 1, "fsdp": -1, "tensor": tensor, "seq": seq}
+    assert found.steps * tokens * 1e6 == pytest.approx(total * 1e9, rel=0.15)
+    assert sum(found.mixture.values()) == pytest.approx(1)
+    assert experiment.model["size"] == "7b" and experiment.model["dtype"] == "bfloat16"
+    assert dataclasses.astuple(experiment.optimizer) == (0.9, 0.95, 1e-8, 0.1, 1.0)
+
+
+def test_stages_come_in_the_order_of_the_paper_and_mix_as_it_says():
+    text, vision = experiment_of("lwm_text.py").stages, experiment_of("lwm_vision.py").stages
+    assert [*text, *vision] == list(PAPER)
+    assert vision["vision_1k"].mixture["text"] == vision["vision_8k"].mixture["text"] == 0.16
+    assert set(vision["chat_1m"].mixture.values()) == {0.25}
+    assert all((s.text_weight, s.vision_weight) == (0.5, 0.5) for s in vision.values())
+    assert [s.swap_order for s in vision.values()] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(("name", "stage"), paper_stages())
+def test_7b_stage_builds_with_the_shardings_of_the_rules(name, stage):
+    """Shapes only: state, batch, loss and gradients of 6.7 billion parameters on the mesh of the paper."""
+    experiment = experiment_of(name)
+    found = experiment.stages[stage]
+    sizes = resolve_mesh(found, CHIPS[name])
+    mesh = AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    model = build_model(experiment.model, dataclasses.asdict(found))
+    batch, key = inputs.batch_shapes(found), jax.random.key(0)
+    optimizer = make_optimizer(learning_rate=found.learning_rate, steps=found.steps)
+    with jax.sharding.use_abstract_mesh(mesh):
+        params = jax.eval_shape(lambda key: model.init(key, batch), key)
+        moments = jax.eval_shape(optimizer.init, params)
+        layout = sharding.shardings(model.PARTITION_RULES, (params, moments), mesh)
+        sharding.batch_shardings(batch, mesh)
+        (loss, metrics), gradients = jax.eval_shape(
+            jax.value_and_grad(model.loss, has_aux=True), params, batch, key
+        )
+    assert loss.shape == () and {metric.dtype for metric in metrics.values()} == {jnp.dtype("float32")}
+    assert jax.tree.map(lambda leaf: leaf.shape, gradients) == jax.tree.map(lambda leaf: leaf.shape, params)
+
+    count = count_parameters(model.config)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count["total"]
+    assert count["language"] == 6_738_415_616
+    assert count["vision"] == (0 if stage.startswith("text") else 2 * 8448 * 4096)
+    leaves = zip(jax.tree.leaves((params, moments)), jax.tree.leaves(layout), strict=True)
+    held = sum(math.prod(own.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, own in leaves)
+    assert held < 1.05 * 12 * count["total"] / CHIPS[name], "parameters or moments lie on every chip"
+    parts = f"{count['language']:,} parameters and {count['vision']:,} of vision"
+    print(f"{stage}: {parts}, {sizes}, {held / 1e9:.2f} GB a chip")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("nonsense", "nonsense"), ("quicktest=perhaps", "perhaps"), ("quicktest,quicktest", "given twice")],
+)
+def test_config_argument_that_is_not_known_is_named(argument, message):
+    with pytest.raises(ValueError, match=message):
+        get_config("lwm_text.py", argument)
+
+
+def test_config_arguments_reach_the_config():
+    assert get_config("lwm_vision.py", "init=elsewhere").init == "elsewhere"
+    assert get_config("lwm_vision.py", "init=elsewhere,quicktest").model.size == "debug"
+    assert get_config("quickstart.py", "vqgan").model.name == "vqgan"
+    with pytest.raises(ValueError, match="part='nonsense'.*vqgan, lwm"):
+        get_config("quickstart.py", "nonsense")
+
+
+@pytest.mark.parametrize(
+    "flags", ["--config=experiments/lwm_text.py:nonsense", "--config=experiments/lwm_text.py --config.sead=1"]
+)
+def test_bad_config_ends_in_one_line_and_exit_code_2(flags):
+    command = [sys.executable, "-m", "lwm.train", *flags.split(), "--workdir=never_made"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "nonsense" in done.stderr or "sead" in done.stderr
+    assert not (ROOT / "never_made").exists()
