@@ -1,0 +1,21 @@
+"""From a description of an experiment to trained weights.
+
+schema.py       nested mappings to checked dataclasses
+stages.py       one stage of a run and the rules it must keep
+experiment.py   the whole experiment, field by field
+inputs.py       the batches that a stage reads
+plan.py         a stage on the devices of this run, checked before anything is compiled or written
+workdir.py      which run a folder belongs to
+optimizers.py   schedules and AdamW
+state.py        parameters, moments and key; where they live
+step.py         one optimizer step
+checkpoints.py  one Orbax folder per stage
+beginnings.py   where the weights of a stage come from
+feed.py         batches on the devices, ahead of time
+held_out.py     losses on data that is not trained on
+metrics.py      means of metrics; metrics.jsonl
+recorder.py     from the metrics of a step to a row and a line
+progress.py     the bar, or lines in a log
+interrupts.py   Ctrl-C and SIGTERM
+loop.py         all of it together
+"""

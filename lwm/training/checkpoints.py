@@ -1,0 +1,212 @@
+"""One Orbax folder per stage: WORKDIR/stages/<index>_<name>/<step>/{params, rest, position, about}.
+
+    params     the parameters, apart from the rest so that samplers and later stages read nothing else
+    rest       step, optimizer moments and random key of the state
+    position   where the data iterator stands, all hosts together (JSON)
+    about      the stage and the whole config it was run with (JSON)
+
+A checkpoint appears under its step when it is complete and never before; nothing is written twice.
+"""
+
+import errno
+import functools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import checkpoint_managers as policies
+
+from lwm.errors import UserError
+from lwm.parallel import sharding
+from lwm.training.state import TrainState, with_shardings
+
+
+class StageCheckpoints:
+    """The checkpoints of the stage that is training; as a context manager it waits for the last save."""
+
+    def __init__(self, folder: epath.Path, *, about: dict, steps: int, every: int, keep: int):
+        """Opens the folder; leftovers of saves that were cut short are swept away.
+
+        Args:
+          folder: see `stage_folder`.
+          about: {"config", "stage"}, JSON that goes with every checkpoint.
+          steps: the last step, always saved.
+          every: saves every so many steps too (0 = no); a cluster's warning of preemption saves as well.
+          keep: complete checkpoints of this stage that stay, the newest ones; 0 = all.
+        """
+        when = [policies.SpecificStepsPolicy([steps]), policies.PreemptionCheckpointingPolicy()]
+        when += [policies.FixedIntervalPolicy(every)] if every else []
+        self.folder, self._about = folder, about
+        self._manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                save_decision_policy=policies.AnySavePolicy(when),
+                preservation_policy=policies.LatestN(keep or None),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def __enter__(self) -> "StageCheckpoints":
+        return self
+
+    def __exit__(self, *failure) -> None:
+        self._guard(self._manager.close)
+
+    @property
+    def latest(self) -> int | None:
+        """The newest complete step."""
+        return self._manager.latest_step()
+
+    def due(self, step: int) -> bool:
+        """Whether the policies ask for a checkpoint after this step."""
+        return self._manager.should_save(step)
+
+    def preempted(self, step: int) -> bool:
+        """Whether the cluster has announced the end of this run."""
+        return self._manager.reached_preemption(step)
+
+    def save(self, step: int, state: TrainState, position: dict) -> None:
+        """Copies the state and writes it in the background; the state may be donated as soon as this returns.
+
+        Raises:
+          UserError: the disk is full (now, or while the checkpoint before this one was written).
+        """
+        if self.latest == step:
+            return
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            rest=ocp.args.StandardSave(state._replace(params=None)._asdict()),
+            position=ocp.args.JsonSave(_gather(position)),
+            about=ocp.args.JsonSave(self._about),
+        )
+        self._guard(lambda: self._manager.save(step, args=items, force=True))
+
+    def restore(self, step: int, shapes: TrainState) -> tuple[TrainState, dict]:
+        """Reads a state straight onto the shardings of `shapes`, and the position of the data."""
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(shapes.params),
+                rest=ocp.args.StandardRestore(shapes._replace(params=None)._asdict()),
+                position=ocp.args.JsonRestore(),
+            ),
+        )
+        return TrainState(**(items["rest"] | {"params": items["params"]})), items["position"]
+
+    def _guard(self, action) -> None:
+        try:
+            action()
+        except Exception as error:
+            if "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+                raise UserError(
+                    f"{self.folder}: no space left for a checkpoint; free some and run the same "
+                    f"command again: it goes on from step {self.latest or 0}"
+                ) from error
+            raise
+
+
+def stage_folder(workdir: epath.PathLike, index: int, name: str) -> epath.Path:
+    """WORKDIR/stages/<index>_<name>."""
+    return epath.Path(workdir) / "stages" / f"{index}_{name}"
+
+
+def latest_step(folder: epath.Path) -> int | None:
+    """The newest complete checkpoint in a stage's folder, None if there is none. Writes nothing."""
+    found = ocp.path.step.standard_name_format().find_all(folder) if folder.exists() else ()
+    return max((checkpoint.step for checkpoint in found), default=None)
+
+
+def latest_stage(workdir: epath.PathLike, names: Sequence[str]) -> str | None:
+    """Name of the last stage with a checkpoint."""
+    have = [
+        name
+        for index, name in enumerate(names)
+        if latest_step(stage_folder(workdir, index, name)) is not None
+    ]
+    return have[-1] if have else None
+
+
+def saved_params(folder: epath.Path) -> Any:
+    """Tree of the newest parameters in a stage's folder as `jax.ShapeDtypeStruct`s; they are not read."""
+    tree = ocp.StandardCheckpointHandler().metadata(folder / str(latest_step(folder)) / "params").tree
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def restore_params(folder: epath.Path, shapes: Any) -> Any:
+    """Reads the newest parameters in a stage's folder onto the shardings of `shapes`, their tree."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder / str(latest_step(folder)) / "params", shapes)
+
+
+def load_params(
+    workdir: epath.PathLike,
+    stage: str | None = None,
+    mesh: Mesh | None = None,
+    rules: sharding.Rules | None = None,
+) -> tuple[dict, dict, Any]:
+    """The trained parameters of a workdir, for sampling, evaluation or a notebook.
+
+    Args:
+      workdir: of `python -m lwm.train`.
+      stage: name of the stage, None = the last one that has a checkpoint.
+      mesh: None = everything on one device.
+      rules: a model's PARTITION_RULES for the mesh, None = everything on every device.
+
+    Returns:
+      (config, stage block, params): the config and the stage as nested dicts as they were run, with every
+      default filled in; the parameters as a nested dict of jax.Array.
+
+    Raises:
+      UserError: no run, no such stage, or no checkpoint there.
+    """
+    workdir = epath.Path(workdir)
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"workdir: {workdir} holds no config.json; give a folder that python -m lwm.train has filled"
+        )
+    names = list(json.loads((workdir / "config.json").read_text()).get("stages", {}))
+    if stage is not None and stage not in names:
+        raise UserError(f"stage: {stage!r} is not in {workdir}; choose from {', '.join(names)}")
+    name = stage or latest_stage(workdir, names)
+    if name is None or latest_step(stage_folder(workdir, names.index(name), name)) is None:
+        raise UserError(
+            f"workdir: {workdir} has no checkpoint of {name or 'any stage'} yet; let it train longer"
+        )
+    folder = stage_folder(workdir, names.index(name), name)
+    about = json.loads((folder / str(latest_step(folder)) / "about" / "metadata").read_text())
+    shapes = saved_params(folder)
+    if mesh is None:
+        layout = jax.tree.map(lambda leaf: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), shapes)
+    elif rules is None:
+        layout = jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec()), shapes)
+    else:
+        layout = sharding.shardings(rules, shapes, mesh)
+    return about["config"], about["stage"], restore_params(folder, with_shardings(shapes, layout))
+
+
+def _gather(position: dict) -> dict:
+    """The positions of all hosts as one (Orbax writes JSON from the first host only).
+
+    Hosts agree on all but the lanes that they list, so that any number of hosts can go on from the union.
+    """
+    if jax.process_count() == 1:
+        return position
+    text = np.frombuffer(json.dumps(position).encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.array([len(text)]))).reshape(-1)
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(text)] = text
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
+    hosts = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
+    return functools.reduce(_union, hosts)
+
+
+def _union(a: Any, b: Any) -> Any:
+    if not isinstance(a, dict):
+        return a
+    return {name: _union(a[name], b[name]) if name in a and name in b else (a | b)[name] for name in a | b}

@@ -1,0 +1,202 @@
+"""Trains any model through its stages; stops and goes on at any step with the same result, bit for bit."""
+
+import dataclasses
+import functools
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from lwm.data.manifest import load_manifest
+from lwm.errors import UserError
+from lwm.training import inputs
+from lwm.training.beginnings import check_init, first_state, parent_folder
+from lwm.training.checkpoints import StageCheckpoints, latest_step, stage_folder
+from lwm.training.experiment import Experiment
+from lwm.training.feed import Feed, to_devices
+from lwm.training.held_out import HeldOut
+from lwm.training.interrupts import Interrupts
+from lwm.training.metrics import MetricsLog
+from lwm.training.plan import Plan, check_space, make_plan
+from lwm.training.progress import Report
+from lwm.training.recorder import Recorder
+from lwm.training.schema import suggest
+from lwm.training.stages import Stage
+from lwm.training.state import TrainState
+from lwm.training.step import make_eval_step, make_train_step
+from lwm.training.workdir import check_workdir, write_config
+
+
+class Run(NamedTuple):
+    """What all stages share."""
+
+    experiment: Experiment
+    workdir: epath.Path
+    log: MetricsLog
+    report: Report
+    interrupts: Interrupts
+
+
+def train(
+    experiment: Experiment,
+    workdir: epath.PathLike,
+    *,
+    build_model: Callable[[Stage], Any],
+    manifest: dict | None = None,
+    open_batches: Callable[..., Any] = inputs.open_batches,
+    stop_after: str = "",
+) -> signal.Signals | None:
+    """Runs all stages that are not done yet.
+
+    Everything is checked first. Then config.json is written, and each stage goes on from its last checkpoint
+    or begins with the weights of the stage before it (see `beginnings`) and with a new optimizer, schedule
+    and data stream, as LWM's stages do: each is a run of its own (2402.08268, section 3.1).
+
+    Args:
+      experiment: see `experiment.build_experiment`.
+      workdir: a new folder, or that of an earlier part of this run.
+      build_model: the model of a stage; only theta and the loss weights may differ from stage to stage.
+      manifest: data.json of the data folder, None = read it from `experiment.data.path`.
+      open_batches: where batches come from, see `inputs.open_batches`.
+      stop_after: name of the last stage to run, "" = all.
+
+    Returns:
+      The signal that ended the run early (its state is saved), None if it ran to the end.
+
+    Raises:
+      UserError: a field, the data folder or the workdir is not in order, and nothing has been written; or the
+        loss is not finite, or the disk is full, and what was saved before stays.
+    """
+    workdir, names = epath.Path(workdir), list(experiment.stages)
+    if stop_after and stop_after not in names:
+        raise UserError(f"stop_after: {stop_after!r} is no stage; {suggest(stop_after, names)}")
+    config = dataclasses.asdict(experiment)
+    check_workdir(workdir, config)
+    todo = [
+        index for index, stage in enumerate(experiment.stages.values()) if not _done(workdir, index, stage)
+    ]
+    with Report(silent=jax.process_index() > 0) as report, Interrupts() as interrupts:
+        if not todo:
+            report.say(
+                f"{workdir}: all {len(names)} stages of {experiment.experiment} are done, nothing is left"
+            )
+            return None
+        manifest = manifest or _manifest(experiment)
+        plans = [make_plan(experiment, index, build_model, manifest, open_batches) for index in todo]
+        check_space(workdir, plans, experiment.checkpoint.keep)
+        if experiment.init and latest_step(stage_folder(workdir, 0, names[0])) is None:
+            check_init(plans[0], experiment, parent_folder(experiment, workdir, 0))
+        if jax.process_index() == 0:
+            write_config(workdir, config)
+        run = Run(experiment, workdir, MetricsLog(workdir / "metrics.jsonl"), report, interrupts)
+        for plan in plans:
+            if plan.index and names[plan.index - 1] == stop_after:
+                break
+            if not _run_stage(plan, run):
+                return interrupts.received or signal.SIGTERM
+        return None
+
+
+def _run_stage(plan: Plan, run: Run) -> bool:
+    """Runs or continues one stage; whether it came to its end."""
+    stage, experiment, names = plan.stage, run.experiment, list(run.experiment.stages)
+    with (
+        jax.set_mesh(plan.mesh),
+        StageCheckpoints(
+            stage_folder(run.workdir, plan.index, stage.name),
+            about={"config": dataclasses.asdict(experiment), "stage": dataclasses.asdict(stage)},
+            steps=stage.steps,
+            every=stage.checkpoint_every,
+            keep=experiment.checkpoint.keep,
+        ) as saved,
+    ):
+        # Another seed than in the stages before, or each of them would begin with the same documents.
+        batches = plan.stream(split="train", seed=experiment.seed * 1000 + plan.index)
+        step = saved.latest or 0
+        if step:
+            state, position = saved.restore(step, plan.state)
+            batches.set_state(position)
+        else:
+            state = first_state(plan, experiment, run.workdir)
+        writes = jax.process_index() == 0
+        recorder = Recorder(
+            stage,
+            log=run.log if writes else None,
+            report=run.report,
+            log_every=experiment.log_every,
+            units_before=plan.units_before,
+            seconds=run.log.rewind(names[: plan.index], stage.name, step) if writes else 0.0,
+        )
+        held_out = HeldOut(
+            make_eval_step(plan.model),
+            functools.partial(plan.stream, split="heldout", seed=experiment.seed),
+            functools.partial(to_devices, shapes=plan.batch, shardings=plan.batch_shardings),
+            stage.eval_batches,
+        )
+        run.report.begin(stage.name, step, stage.steps)
+        with Feed(batches, plan.batch, plan.batch_shardings) as feed:
+            step = _train_from(step, state, plan, feed, saved, recorder, held_out, run.interrupts)
+        if step < stage.steps:
+            run.report.say(
+                f"{stage.name} · stopped and saved at step {step} of {stage.steps}; run again to go on"
+            )
+        return step == stage.steps
+
+
+def _train_from(
+    step: int,
+    state: TrainState,
+    plan: Plan,
+    feed: Feed,
+    saved: StageCheckpoints,
+    recorder: Recorder,
+    held_out: HeldOut,
+    interrupts: Interrupts,
+) -> int:
+    """Takes steps until the stage ends or somebody ends it; the last step, which is saved."""
+    stage = plan.stage
+    train_step = make_train_step(
+        plan.model, plan.optimizer, accumulate=stage.accumulate, schedule=plan.schedule
+    )
+    compiled, waiting, stopping = None, None, False
+    while step < stage.steps and not stopping:
+        fed = next(feed)
+        if compiled is None:
+            began = time.monotonic()
+            compiled = train_step.lower(state, fed.batch).compile()
+            recorder.start(step, compiled_in=time.monotonic() - began)
+        with jax.transfer_guard("disallow"):
+            state, metrics = compiled(state, fed.batch)
+        step += 1
+        # The metrics of the step before: while they are waited for, this step is already under way. No host
+        # runs further ahead than that, which processes on CPUs would not survive.
+        if waiting:
+            recorder.train_row(*waiting)
+        waiting = (step, metrics)
+        stopping = interrupts.received is not None or saved.preempted(step)
+        saving = saved.due(step) or stopping
+        evaluating = stage.eval_every and (step % stage.eval_every == 0 or step == stage.steps)
+        if saving or evaluating:
+            recorder.train_row(*waiting)
+            waiting = None
+            if evaluating:
+                recorder.eval_row(step, held_out(state.params, state.key))
+            if saving:
+                saved.save(step, state, fed.position)
+            recorder.resume()
+    return step
+
+
+def _done(workdir: epath.Path, index: int, stage: Stage) -> bool:
+    return (latest_step(stage_folder(workdir, index, stage.name)) or 0) >= stage.steps
+
+
+def _manifest(experiment: Experiment) -> dict:
+    if not experiment.data.path:
+        raise UserError(
+            "config.data.path: '' is no folder; give one made by python -m lwm.prepare, or --data"
+        )
+    return load_manifest(experiment.data.path)

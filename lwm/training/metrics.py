@@ -1,0 +1,82 @@
+"""Means of metrics over batches; and the file that keeps them, WORKDIR/metrics.jsonl, one JSON a line."""
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from etils import epath
+
+Metrics = dict[str, Any]
+
+
+def weighted(metrics: Metrics) -> Metrics:
+    """The metrics of one batch as summands: added up over batches, `mean` gives those of all of them.
+
+    "denominator" and counts ("x_tokens") add up as they are; "x_nll" is a mean over its "x_tokens"; all else
+    is a mean over the "denominator". Works on arrays and numbers, under `jit` or not.
+    """
+    return {name: value * _weight(name, metrics) for name, value in metrics.items()}
+
+
+def mean(totals: Metrics) -> Metrics:
+    """The inverse of `weighted` on a sum of summands; a mean over nothing is 0."""
+    return {name: value / _weight(name, totals, empty=1e-9) for name, value in totals.items()}
+
+
+def _weight(name: str, metrics: Metrics, empty: float = 0.0) -> Any:
+    if name == "denominator" or name.endswith("_tokens"):
+        return 1.0
+    own = f"{name.removesuffix('_nll')}_tokens"
+    weight = metrics[own if name.endswith("_nll") and own in metrics else "denominator"]
+    return weight + empty * (weight == 0)
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl, and takes back those that a resumed run will write again.
+
+    A row is {"kind": "train" | "eval", "stage", "step", …}; it is on disk when `append` returns.
+    """
+
+    def __init__(self, path: os.PathLike | str):
+        self.path = epath.Path(path)
+
+    def append(self, row: Metrics) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rewind(self, earlier_stages: Iterable[str], stage: str, step: int) -> float:
+        """Keeps the rows of earlier stages and, up to `step`, of `stage`; drops all others and broken lines.
+
+        Returns:
+          "seconds" of the last row that stays, 0.0 if none has it.
+        """
+        if not self.path.exists():
+            return 0.0
+        text = self.path.read_text()
+        rows = [row for line in text.splitlines() if (row := _parse(line)) is not None]
+        earlier = set(earlier_stages)
+        rows = [
+            row for row in rows if row["stage"] in earlier or row["stage"] == stage and row["step"] <= step
+        ]
+        kept = "".join(json.dumps(row) + "\n" for row in rows)
+        if kept != text:
+            temporary = self.path.parent / (self.path.name + ".tmp")
+            temporary.write_text(kept)
+            temporary.replace(self.path)
+        return max((row.get("seconds", 0.0) for row in rows), default=0.0)
+
+
+def read_rows(path: os.PathLike | str) -> list[Metrics]:
+    """All complete rows of a metrics.jsonl; empty if there is none yet."""
+    path = epath.Path(path)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [row for line in lines if (row := _parse(line)) is not None]
+
+
+def _parse(line: str) -> Metrics | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None  # the line that was being written when the power went
+    return row if isinstance(row, dict) and {"stage", "step"} <= row.keys() else None

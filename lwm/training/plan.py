@@ -1,0 +1,127 @@
+"""What can be known of a stage before it starts; mistakes that show without compiling are found here."""
+
+import dataclasses
+import functools
+import math
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from lwm.errors import UserError
+from lwm.parallel import sharding
+from lwm.parallel.mesh import make_mesh
+from lwm.training import inputs
+from lwm.training.experiment import Experiment
+from lwm.training.optimizers import Schedule, make_optimizer, make_schedule
+from lwm.training.stages import Stage, resolve_mesh
+from lwm.training.state import TrainState, state_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One stage, ready to start.
+
+    Attributes:
+      index: its place among the stages.
+      units_before: tokens or images that the stages before it have seen.
+      batch: shapes of the global batch; batch_shardings: where they live.
+      stream: opens this host's part of its batches, `stream(split=…, seed=…)`.
+      state: shapes of the state, with shardings.
+    """
+
+    index: int
+    stage: Stage
+    units_before: int
+    model: Any
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    batch: dict[str, jax.ShapeDtypeStruct]
+    batch_shardings: dict[str, jax.sharding.NamedSharding]
+    stream: Callable[..., Any]
+    state: TrainState
+
+
+def make_plan(
+    experiment: Experiment, index: int, build_model: Callable, manifest: dict, open_batches: Callable
+) -> Plan:
+    """Plans a stage on the devices of this run.
+
+    Args:
+      build_model, open_batches: see `loop.train`.
+      manifest: data.json.
+
+    Raises:
+      UserError: the mesh does not fit the devices, the batch or the model, or the data lack something.
+    """
+    stages = list(experiment.stages.values())
+    stage = stages[index]
+    where = f"config.stages.{stage.name}"
+    mesh = make_mesh(**resolve_mesh(stage, jax.device_count()))
+    model = build_model(stage)
+    inputs.check_data(stage, manifest, model.config)
+    rate = {
+        name: getattr(stage, name)
+        for name in ("learning_rate", "end_learning_rate", "warmup_steps", "schedule", "steps")
+    }
+    optimizer = make_optimizer(**rate, **dataclasses.asdict(experiment.optimizer))
+    batch = inputs.batch_shapes(stage, manifest.get("resolution") or 0)
+    try:
+        batch_shardings = sharding.batch_shardings(batch, mesh)
+        rows = inputs.host_rows(mesh, stage.rows)
+        state = state_shapes(model, optimizer, batch, mesh)
+    except ValueError as error:
+        raise UserError(
+            f"{where}.mesh: {dict(mesh.shape)} does not fit: {error}; change it or config.model"
+        ) from error
+    stream = functools.partial(open_batches, stage, experiment.data.path, ring=mesh.shape["seq"], rows=rows)
+    try:
+        for split in ("train", "heldout") if stage.eval_every else ("train",):
+            stream(split=split, seed=experiment.seed)
+    except UserError as error:
+        raise UserError(f"{where}.{error}") from error
+    return Plan(
+        index=index,
+        stage=stage,
+        units_before=sum(before.steps * before.batch_units for before in stages[:index]),
+        model=model,
+        mesh=mesh,
+        optimizer=optimizer,
+        schedule=make_schedule(**rate),
+        batch=batch,
+        batch_shardings=batch_shardings,
+        stream=stream,
+        state=state,
+    )
+
+
+def check_space(workdir: epath.PathLike, plans: list[Plan], keep: int) -> None:
+    """Checks that the checkpoints of all stages to come fit on a local disk (`keep` of each, and one more).
+
+    Raises:
+      UserError: there is too little room.
+    """
+    folder = epath.Path(workdir)
+    if "://" in str(folder):
+        return
+    while not folder.exists():
+        folder = folder.parent
+    needed = sum(_bytes(plan.state) for plan in plans) * max(keep, 1) + max(
+        _bytes(plan.state) for plan in plans
+    )
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"workdir: {workdir} has {free / 1e9:.1f} GB of free space, its checkpoints need "
+            f"{needed / 1e9:.1f} GB; free some space or choose a folder on another disk"
+        )
+
+
+def _bytes(state: TrainState) -> int:
+    leaves = jax.tree.leaves(state._replace(key=()))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)

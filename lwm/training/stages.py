@@ -1,0 +1,219 @@
+"""A stage: a context length with its theta, batch, schedule, mesh and mixture; and the rules it must keep.
+
+A run is a list of stages of growing context (2402.08268, section 3.1): each begins with the weights that the
+one before it left, on whatever mesh it asks for, and with an optimizer and a schedule of its own.
+"""
+
+import dataclasses
+import math
+import re
+
+from lwm.errors import UserError
+from lwm.training.schema import suggest
+
+SCHEDULES = ("constant", "cosine", "linear")
+WEIGHTINGS = ("example", "token")
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """Sizes of the mesh axes; one of them may be -1, "all the remaining devices"."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    seq: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage; `batch_tokens`, `context_length`, `mixture` for tokens or `batch_size` for images.
+
+    Attributes:
+      name: of the stage, also of its checkpoint folder.
+      steps: optimizer steps.
+      learning_rate, end_learning_rate, warmup_steps, schedule: see `optimizers.make_schedule`.
+      mesh: the devices of this stage.
+      context_length: T; 0 = a stage of images.
+      rope_theta: base of the rotary frequencies.
+      batch_tokens: tokens of one optimizer step, in rows of `context_length`.
+      batch_size: images of one optimizer step.
+      mixture: weights of the sources of the data folder; they need not add up to 1, 0 leaves one out.
+      accumulate: microbatches of one optimizer step, for batches that do not fit in memory.
+      weighting, caption_dropout, swap_order: see `lwm.data.pipeline.make_batches`.
+      text_weight, vision_weight: weights of the two losses.
+      eval_every, eval_batches: held-out batches are looked at every so many steps and at the end; 0 = never.
+      checkpoint_every: steps from one checkpoint to the next; 0 = only at the end of the stage.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+    mesh: Axes
+    context_length: int = 0
+    rope_theta: float = 10_000.0
+    batch_tokens: int = 0
+    batch_size: int = 0
+    end_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    mixture: dict[str, float] = dataclasses.field(default_factory=dict)
+    accumulate: int = 1
+    weighting: str = "example"
+    text_weight: float = 0.5
+    vision_weight: float = 0.5
+    caption_dropout: float = 0.1
+    swap_order: bool = True
+    eval_every: int = 0
+    eval_batches: int = 4
+    checkpoint_every: int = 0
+
+    @property
+    def of_images(self) -> bool:
+        return self.context_length == 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the global batch of one optimizer step."""
+        return self.batch_size if self.of_images else self.batch_tokens // self.context_length
+
+    @property
+    def unit(self) -> str:
+        """What the batch is counted in."""
+        return "images" if self.of_images else "tokens"
+
+    @property
+    def batch_units(self) -> int:
+        """Images or tokens of one optimizer step."""
+        return self.batch_size if self.of_images else self.batch_tokens
+
+
+def check_stage(stage: Stage) -> None:
+    """Checks what needs neither devices nor data.
+
+    Raises:
+      UserError: naming the field, its value and the fix.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", stage.name):
+        raise UserError(
+            f"config.stages.{stage.name}: {stage.name!r} names a folder; use letters, digits, _ and -"
+        )
+    least = dict(
+        steps=1,
+        accumulate=1,
+        eval_batches=1,
+        eval_every=0,
+        checkpoint_every=0,
+        warmup_steps=0,
+        context_length=0,
+        batch_tokens=0,
+        batch_size=0,
+        text_weight=0,
+        vision_weight=0,
+        end_learning_rate=0,
+    )
+    for field, bound in least.items():
+        if not getattr(stage, field) >= bound:
+            raise _error(stage, field, "is too small", f"use {bound} or more")
+    for field in ("learning_rate", "rope_theta"):
+        if not 0 < getattr(stage, field) < math.inf:
+            raise _error(stage, field, "is not positive", "use a number above 0")
+    for field, choices in (("schedule", SCHEDULES), ("weighting", WEIGHTINGS)):
+        if getattr(stage, field) not in choices:
+            raise _error(stage, field, "is not known", suggest(getattr(stage, field), choices))
+    if stage.warmup_steps > stage.steps:
+        raise _error(
+            stage, "warmup_steps", f"is more than steps = {stage.steps}", f"use at most {stage.steps}"
+        )
+    if not 0 <= stage.caption_dropout <= 1:
+        raise _error(stage, "caption_dropout", "is no probability", "use 0 to 1")
+    (_check_images if stage.of_images else _check_tokens)(stage)
+
+
+def check_growth(stages: list[Stage]) -> None:
+    """Checks that neither the context nor theta shrinks from one stage to the next.
+
+    Raises:
+      UserError: naming the later stage.
+    """
+    for before, after in zip(stages, stages[1:], strict=False):
+        for field in ("context_length", "rope_theta"):
+            least = getattr(before, field)
+            if getattr(after, field) < least:
+                raise _error(
+                    after,
+                    field,
+                    f"is less than {least:g} of stage {before.name}",
+                    "stages must not shrink: raise it or change their order",
+                )
+
+
+def resolve_mesh(stage: Stage, devices: int) -> dict[str, int]:
+    """Sizes of the four axes on so many devices, with -1 filled in; checks that they divide the batch.
+
+    Raises:
+      UserError: the axes do not fit the devices, the rows of the batch or the length of the context.
+    """
+    sizes = dataclasses.asdict(stage.mesh)
+    free = [axis for axis, size in sizes.items() if size == -1]
+    for axis, size in sizes.items():
+        if size < 1 and size != -1 or len(free) > 1 and size == -1:
+            fix = "use 1 or more, or -1 on one axis for the remaining devices"
+            raise _error(stage, f"mesh.{axis}", "is no size here", fix, value=size)
+    used = math.prod(size for size in sizes.values() if size != -1)
+    if free and devices % used == 0:
+        sizes[free[0]] = devices // used
+    if math.prod(sizes.values()) != devices:
+        fix = f"make the product of the axes {devices}, or run on {used} (on a CPU: --cpu_devices={used})"
+        raise _error(stage, "mesh", f"does not fit {devices} devices", fix, value=_shape(sizes))
+    ways = sizes["data"] * sizes["fsdp"] * stage.accumulate
+    if stage.rows % ways:
+        field = "batch_size" if stage.of_images else "batch_tokens"
+        unit = 1 if stage.of_images else stage.context_length
+        why = f"is {stage.rows} rows, not a multiple of {ways} (data x fsdp x accumulate)"
+        raise _error(stage, field, why, f"use a multiple of {ways * unit}")
+    if not stage.of_images and sizes["seq"] > 1 and stage.context_length % (2 * sizes["seq"]):
+        why = f"is not a multiple of {2 * sizes['seq']} (two chunks for each of seq = {sizes['seq']} devices)"
+        raise _error(stage, "context_length", why, "change it or mesh.seq")
+    return sizes
+
+
+def _check_images(stage: Stage) -> None:
+    for field, empty in (("batch_tokens", 0), ("mixture", {})):
+        if getattr(stage, field) != empty:
+            raise _error(
+                stage, field, "does not go with context_length = 0", "leave it out, or give a length"
+            )
+    if stage.batch_size < 1:
+        raise _error(
+            stage, "batch_size", "leaves a stage of images (context_length = 0) empty", "use 1 or more"
+        )
+
+
+def _check_tokens(stage: Stage) -> None:
+    T = stage.context_length
+    if stage.batch_size:
+        raise _error(stage, "batch_size", f"counts images, but context_length is {T}", "use batch_tokens")
+    if stage.batch_tokens < T or stage.batch_tokens % T:
+        near = max(round(stage.batch_tokens / T), 1) * T
+        raise _error(
+            stage, "batch_tokens", f"is not a multiple of context_length = {T}", f"use for example {near}"
+        )
+    if not stage.text_weight and not stage.vision_weight:
+        raise _error(
+            stage, "text_weight", "and vision_weight leave nothing to learn", "make one of them positive"
+        )
+    if not any(stage.mixture.values()):
+        raise _error(stage, "mixture", "names no source", "write for example {'text': 1.0}")
+    for source, weight in stage.mixture.items():
+        if not 0 <= weight < math.inf:
+            raise _error(stage, f"mixture.{source}", "is no weight", "use 0 or more", value=weight)
+
+
+def _shape(sizes: dict[str, int]) -> str:
+    return " x ".join(f"{axis}={size}" for axis, size in sizes.items())
+
+
+def _error(stage: Stage, field: str, why: str, fix: str, value=None) -> UserError:
+    value = getattr(stage, field) if value is None else value
+    return UserError(f"config.stages.{stage.name}.{field}: {value!r} {why}; {fix}")

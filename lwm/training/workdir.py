@@ -1,0 +1,87 @@
+"""Which run a folder belongs to: WORKDIR/config.json, and whether a config may go on with it."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from lwm.errors import UserError
+from lwm.training.checkpoints import latest_step, stage_folder
+
+_OWN = ("experiment", "model", "init", "seed", "optimizer")  # what makes a run the run it is
+_FREE = ("mesh", "accumulate", "eval_every", "eval_batches", "checkpoint_every")  # may change within a stage
+
+
+def check_workdir(workdir: epath.PathLike, config: dict) -> None:
+    """Checks that a folder is new or holds an earlier part of the same run; writes nothing.
+
+    Stages with a checkpoint keep their settings, except for what depends on the machine or on how closely one
+    looks (mesh, accumulate, evaluation, checkpoints); later stages, paths and logging are free.
+
+    Args:
+      config: an `Experiment` as nested dicts.
+
+    Raises:
+      UserError: the folder holds another run, or something that is no run at all.
+    """
+    workdir = epath.Path(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir: {workdir} is a file; choose a folder")
+    path = workdir / "config.json"
+    if not path.exists():
+        for name in ("stages", "metrics.jsonl"):
+            if (workdir / name).exists():
+                raise UserError(f"workdir: {workdir} holds {name} but no config.json; choose another folder")
+        return
+    before, now = read_config(workdir), json.loads(json.dumps(config))
+    for field in _OWN:
+        _compare(workdir, f"config.{field}", before.get(field), now[field])
+    stages = list(now["stages"])
+    for index, (name, block) in enumerate(before["stages"].items()):
+        if latest_step(stage_folder(workdir, index, name)) is None:
+            continue
+        if index >= len(stages) or stages[index] != name:
+            found = stages[index] if index < len(stages) else None
+            raise _changed(workdir, f"config.stages, number {index}", name, found)
+        for field, value in now["stages"][name].items():
+            if field not in _FREE:
+                _compare(workdir, f"config.stages.{name}.{field}", block.get(field), value)
+
+
+def read_config(workdir: epath.PathLike) -> dict:
+    """Reads config.json.
+
+    Raises:
+      UserError: it is not one of ours.
+    """
+    path = epath.Path(workdir) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except ValueError:
+        config = None
+    if not isinstance(config, dict) or not {"experiment", "model", "stages"} <= config.keys():
+        raise UserError(f"workdir: {path} was not written by lwm.train; choose another folder")
+    return config
+
+
+def write_config(workdir: epath.PathLike, config: dict) -> None:
+    """Writes config.json, whole or not at all; checkpoints keep the config that they were made with."""
+    workdir = epath.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    draft = workdir / "config.json.part"
+    draft.write_text(json.dumps(config, indent=2) + "\n")
+    draft.replace(workdir / "config.json")
+
+
+def _compare(workdir: epath.Path, field: str, before: Any, now: Any) -> None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in before | now:
+            _compare(workdir, f"{field}.{name}", before.get(name), now.get(name))
+    elif before != now:
+        raise _changed(workdir, field, before, now)
+
+
+def _changed(workdir: epath.Path, field: str, before: Any, now: Any) -> UserError:
+    return UserError(
+        f"{field}: {now!r}, but {workdir} was begun with {before!r}; change it back or use another --workdir"
+    )
