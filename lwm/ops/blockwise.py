@@ -1,4 +1,4 @@
-"""Feed-forward and cross-entropy in chunks along the sequence (Blockwise Parallel Transformer, 2305.19370)."""
+"""Feed-forward and cross-entropy in chunks along the sequence (BPT, arXiv 2305.19370)."""
 
 from collections.abc import Callable
 
