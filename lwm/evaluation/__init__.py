@@ -1,0 +1,1 @@
+"""Held-out likelihood, needles, reconstructions: each `evaluate(...) -> Iterator[(name, value)]`."""

@@ -1,0 +1,1 @@
+"""Caches, sampling, and text, images and clips from prompts."""
