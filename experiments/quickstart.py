@@ -95,7 +95,7 @@ def _shared(experiment: str) -> ml_collections.ConfigDict:
             "data": {"path": DATA},
             "init": "",
             "optimizer": {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "clip": 1.0},
-            "log_every": 10,
+            "log_every": 20,
             "checkpoint": {"keep": 1},
         },
         sort_keys=False,

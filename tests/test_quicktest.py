@@ -1,0 +1,64 @@
+"""Every config runs from end to end as a quicktest, by the command in its header, on data made here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lwm.data.preparation import prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+CODES, SIDE = 512, 64  # of the tiny VQGAN
+RUNS = {
+    "quickstart.py:vqgan,quicktest": 1,
+    "quickstart.py:quicktest": 3,
+    "lwm_text.py:quicktest": 5,
+    "lwm_vision.py:quicktest": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder with the sources of the quickstart: pictures stand for video, a table for the VQGAN."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng, lines = np.random.default_rng(0), []
+    for index in range(24):
+        pixels = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        split = "heldout" if index % 4 == 0 else "train"
+        line = {"image": f"{index}.png", "caption": f"picture {index}", "source": "video", "split": split}
+        lines += [line, {"text": " ".join(map(str, rng.integers(0, 999, 1000))), "split": split}]
+    (folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    output = tmp_path_factory.mktemp("prepared") / "data"
+
+    def encode(frames):
+        cells = frames.reshape(len(frames), 8, 8, 8, 8, 3).astype(int).sum(axis=(2, 4, 5))
+        return cells.reshape(len(frames), 64) % CODES
+
+    prepare(
+        input=str(folder), output=output, tokenizer="bytes", resolution=SIDE, vqgan="a table",
+        load_encoder=lambda workdir: (encode, CODES),
+    )  # fmt: skip
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", RUNS)
+def test_config_runs_as_a_quicktest(config, data, tmp_path):
+    """All stages, finite losses, and nothing left to do when the command is given again."""
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "lwm.train", f"--config=experiments/{config}", f"--workdir={workdir}"]
+    command += [f"--data={data}"] + ["--cpu_devices=8"] * ("vqgan" not in config)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert len({row["stage"] for row in rows}) == RUNS[config]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert (workdir / "metrics.jsonl").read_bytes() == before
