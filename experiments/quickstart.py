@@ -17,6 +17,7 @@ Expected  text below gzip -9 in bits per byte, video codes at least 15 % below t
 import ml_collections
 
 from experiments import arguments
+from experiments import vqgan as vqgans
 
 DATA = "runs/quickstart/data"
 VOCAB_SIZE = 2048  # SentencePiece pieces; launch/quickstart.sh trains as many
@@ -37,43 +38,36 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
 
 
 def vqgan() -> ml_collections.ConfigDict:
-    """Frames to codes: one stage of images."""
-    config = _shared("quickstart_vqgan")
-    config.model = ml_collections.ConfigDict({"name": "vqgan", "size": "tiny"})
-    config.stages = ml_collections.ConfigDict(
-        {
-            "frames": {
-                "context_length": 0,
-                "batch_size": 16,
-                "steps": 600,
-                "learning_rate": 2e-3,
-                "end_learning_rate": 2e-4,
-                "warmup_steps": 50,
-                "schedule": "cosine",
-                "mesh": {"data": 1, "fsdp": 1, "tensor": 1, "seq": 1},
-                "eval_every": 200,
-            }
-        },
-        sort_keys=False,
-    )
+    """Frames to codes: the tiny one of experiments/vqgan.py."""
+    config = vqgans.get_config("size=tiny")
+    config.experiment = "quickstart_vqgan"
     return config
 
 
 def lwm() -> ml_collections.ConfigDict:
     """Text and codes: three stages, each from the weights of the one before."""
-    config = _shared("quickstart_lwm")
-    config.model = ml_collections.ConfigDict(
+    config = ml_collections.ConfigDict(
         {
-            "name": "lwm",
-            "size": "tiny",
-            "vocab_size": VOCAB_SIZE,
-            "vision_vocab_size": CODES + 2,  # and <eof>, <eov>
-            "dtype": "float32",
-            "remat": "none",
-            "ffn_chunk": 0,
-            "loss_chunk": 0,
-            "attention_block": 512,
-        }
+            "experiment": "quickstart_lwm",
+            "seed": 0,
+            "model": {
+                "name": "lwm",
+                "size": "tiny",
+                "vocab_size": VOCAB_SIZE,
+                "vision_vocab_size": CODES + 2,  # and <eof>, <eov>
+                "dtype": "float32",
+                "remat": "none",
+                "ffn_chunk": 0,
+                "loss_chunk": 0,
+                "attention_block": 512,
+            },
+            "data": {"path": DATA},
+            "init": "",
+            "optimizer": {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "clip": 1.0},
+            "log_every": 20,
+            "checkpoint": {"keep": 1},
+        },
+        sort_keys=False,
     )
     config.stages = ml_collections.ConfigDict(
         {
@@ -84,22 +78,6 @@ def lwm() -> ml_collections.ConfigDict:
         sort_keys=False,
     )
     return config
-
-
-def _shared(experiment: str) -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(
-        {
-            "experiment": experiment,
-            "seed": 0,
-            "model": {},
-            "data": {"path": DATA},
-            "init": "",
-            "optimizer": {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "clip": 1.0},
-            "log_every": 20,
-            "checkpoint": {"keep": 1},
-        },
-        sort_keys=False,
-    )
 
 
 def _stage(

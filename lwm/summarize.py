@@ -40,13 +40,12 @@ def about() -> list[tuple[str, str]]:
 def main():
     from etils import epath
 
+    from lwm.data.manifest import write_whole
     from lwm.evaluation.page import build
 
     page = build(_WORKDIR.value, vqgan=_VQGAN.value, log=_LOG.value, about=about())
     path = epath.Path(_WORKDIR.value) / "summary.html"
-    draft = path.parent / (path.name + ".part")
-    draft.write_text(page)
-    draft.replace(path)
+    write_whole(path, page.encode())
     print(path)
 
 

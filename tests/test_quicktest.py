@@ -14,6 +14,7 @@ from lwm.data.preparation import prepare
 ROOT = Path(__file__).resolve().parent.parent
 CODES, SIDE = 512, 64  # of the tiny VQGAN
 RUNS = {
+    "vqgan.py:quicktest": 1,
     "quickstart.py:vqgan,quicktest": 1,
     "quickstart.py:quicktest": 3,
     "lwm_text.py:quicktest": 5,

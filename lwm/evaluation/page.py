@@ -37,6 +37,8 @@ TITLES = {
     "code_usage": "Codes in use",
     "code_perplexity": "Perplexity of the codes",
 }
+# Samples that no prompt describes.
+CAPTIONS = {"rebuilt.png": "held-out frames above, below them what is left of each after the codes"}
 HEADLINES = ("text_bits_per_byte", "vision_nats_per_token", "needle_found", "psnr", "code_usage")
 LOWER_IS_BETTER = ("bits/byte", "nats/token")
 
@@ -61,7 +63,7 @@ def build(
     """
     logged = read_rows(epath.Path(log)) if log else []
     workdirs = [epath.Path(path) for path in (workdir, vqgan) if path]
-    runs = [read_run(path, prompts(logged)) for path in workdirs]
+    runs = [read_run(path, CAPTIONS | prompts(logged)) for path in workdirs]
     numbers = [judged(number) for run in runs for number in run["numbers"]]
     lengths = [stage["length"] for stage in runs[0]["stages"] if stage["length"]]
     facts = {
@@ -140,12 +142,12 @@ def needle_grid(found: Any) -> dict:
 
 
 def prompts(logged: Sequence[Mapping]) -> dict[str, str]:
-    """File name of an --output: the --prompt that it was made from."""
+    """File name of an --output: the --prompt that it was made from, in quotation marks."""
     found = {}
     for row in logged:
         flags = dict(word[2:].split("=", 1) for word in row["command"] if word[:2] == "--" and "=" in word)
         if {"output", "prompt"} <= flags.keys():
-            found[PurePath(flags["output"]).name] = flags["prompt"]
+            found[PurePath(flags["output"]).name] = f"“{flags['prompt']}”"
     return found
 
 
