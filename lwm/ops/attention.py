@@ -1,9 +1,9 @@
 """Softmax attention: the dense reference, the same by blocks (forward and backward), and the merge of parts.
 
 `attend_block` computes attention of some queries to some keys and also returns the log-sum-exp of each row;
-parts that saw different keys are put together by `merge`. Ring attention, sharded caches and travelling queries
-are all made of these two. Sources: Blockwise Parallel Transformer (arXiv 2305.19370), FlashAttention-2
-(arXiv 2307.08691).
+parts that saw different keys are put together by `merge`. Ring attention, sharded caches and travelling
+queries are all made of these two. Sources: Blockwise Parallel Transformer (arXiv 2305.19370),
+FlashAttention-2 (arXiv 2307.08691).
 
 Rules that hold everywhere here
   - Scores are scaled by H**-0.5. Products take their inputs as they come (bfloat16 stays bfloat16) and

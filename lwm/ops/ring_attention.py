@@ -1,10 +1,11 @@
 """Ring attention (Liu et al., arXiv 2310.01889): a sequence cut over devices, keys and values that travel.
 
 The sequence lies in zigzag order over the "seq" axis: of 2n chunks, device i holds chunk i ("low") and chunk
-2n - 1 - i ("high"). Its own shard is then plain causal attention in local order. When the keys of device j come,
+2n - 1 - i ("high"). Its own shard is then plain causal attention in local order. When the keys of device j
+arrive at device i,
 
-    j < i    (q_low, k_low)  and (q_high, k_low)     both wholly visible, k_high not at all
-    j > i    (q_high, k_low) and (q_high, k_high)    both wholly visible, q_low sees nothing
+    j < i    (q_low, k_low)  and (q_high, k_low)     are wholly visible, k_high not at all
+    j > i    (q_high, k_low) and (q_high, k_high)    are wholly visible, q_low sees nothing
 
 so a hop is two unmasked half-blocks on every device: (q_high, k_low), and one whose operands depend on j < i.
 Both are computed as one batch of two.
@@ -12,8 +13,8 @@ Both are computed as one batch of two.
 How many hops, with n devices on "seq"; every transfer is sent before the work that hides it
     forward    K, V and segments: n - 1
     backward   K, V and segments: n - 1
-               dK and dV: n - 1. They set out from the first device that their keys visit, travel one hop behind
-               K and V, and the last hop brings them home, where the share of their own device is added.
+               dK and dV: n - 1. They set out from the first device that their keys visit and travel one hop
+               behind K and V; the last hop brings them home, where their own device adds its share.
 """
 
 import functools
@@ -22,11 +23,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 
 from lwm.ops.attention import attend_block, attend_block_grad, merge
-
-ROWS, SEQUENCE, HEADS = ("data", "fsdp"), "seq", "tensor"
+from lwm.ops.axes import ROWS, SEQUENCE, TENSOR, check_divides, per_device, pieces, spec
 
 
 def ring_attention(
@@ -39,8 +38,8 @@ def ring_attention(
 ) -> jax.Array:
     """Causal attention over a sequence that may be cut over the devices of the mesh in context.
 
-    Takes global arrays; with the mesh that `jax.set_mesh` put in context, B is cut over ("data", "fsdp"), T over
-    "seq" and heads over "tensor". Without a mesh the same code runs on one device.
+    Takes global arrays; with the mesh that `jax.set_mesh` put in context, B is cut over ("data", "fsdp"),
+    T over "seq" and heads over "tensor". Without a mesh the same code runs on one device.
 
     Args:
       q_BTNH, k_BTKH, v_BTKH: any float dtype, N a multiple of K; T in zigzag order for the size of "seq"
@@ -56,44 +55,22 @@ def ring_attention(
     Raises:
       ValueError: the mesh does not divide B, T (two chunks for each device) or the heads.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return _ring(q_BTNH, k_BTKH, v_BTKH, segments_BT, 1, block)
-    n = mesh.shape.get(SEQUENCE, 1)
-    spec_BT, spec_BTNH = _specs(mesh, q_BTNH, k_BTKH, n)
-    return jax.shard_map(
-        functools.partial(_ring, n=n, block=block),
-        in_specs=(spec_BTNH, spec_BTNH, spec_BTNH, spec_BT),
-        out_specs=spec_BTNH,
-        check_vma=False,
-    )(q_BTNH, k_BTKH, v_BTKH, segments_BT)
+    (B, T, N, _), K, n = q_BTNH.shape, k_BTKH.shape[2], pieces(SEQUENCE)
+    for letter, length, axes in (("B", B, ROWS), ("N", N, TENSOR), ("K", K, TENSOR)):
+        check_divides(letter, length, axes)
+    if n > 1 and T % (2 * n):
+        raise ValueError(f"T: {T} is not a multiple of {2 * n}, two chunks for each of seq={n} devices")
+    heads, tokens = spec(ROWS, SEQUENCE, TENSOR, ()), spec(ROWS, SEQUENCE)
+    ring = functools.partial(_ring, n, block)
+    return per_device(ring, (heads, heads, heads, tokens), heads)(q_BTNH, k_BTKH, v_BTKH, segments_BT)
 
 
-def _specs(mesh, q_BTNH, k_BTKH, n):
-    rows = tuple(axis for axis in ROWS if axis in mesh.shape)
-    sequence, heads = (axis if axis in mesh.shape else None for axis in (SEQUENCE, HEADS))
-    cuts = (
-        ("B", q_BTNH.shape[0], rows),
-        ("N", q_BTNH.shape[2], (heads,) if heads else ()),
-        ("K", k_BTKH.shape[2], (heads,) if heads else ()),
-    )
-    for letter, length, axes in cuts:
-        pieces = 1
-        for axis in axes:
-            pieces *= mesh.shape[axis]
-        if length % pieces:
-            raise ValueError(f"{letter}: {length} is not a multiple of mesh axes {axes} = {pieces}")
-    if n > 1 and q_BTNH.shape[1] % (2 * n):
-        raise ValueError(f"T: {q_BTNH.shape[1]} is not a multiple of {2 * n}, two chunks for each of seq={n}")
-    return PartitionSpec(rows, sequence), PartitionSpec(rows, sequence, heads, None)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _ring(n, block, q, k, v, segments):
+    return _ring_forward(n, block, q, k, v, segments)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _ring(q, k, v, segments, n, block):
-    return _ring_forward(q, k, v, segments, n, block)[0]
-
-
-def _ring_forward(q, k, v, segments, n, block):
+def _ring_forward(n, block, q, k, v, segments):
     if n == 1:
         out, lse = attend_block(q, k, v, segments, segments, causal=True, block=block)
     else:
@@ -159,7 +136,7 @@ def _backward_hops(mine, theirs, n, block):
         dq, more = hop(dq, theirs, distance)
         return (dq, arriving, _add(carried, more)), None
 
-    # The own shard is (q_high, k_low), which hides the first transfer, and the diagonal chunks, which hide the last.
+    # Of the own shard, (q_high, k_low) hides the first transfer and the two diagonal chunks hide the last.
     travelling = _send(theirs, n)
     dq, dk, dv = _grad(_high(mine), _low(theirs), causal=False, block=block)
     dq, own = _place(dq, False), (_place(dk, True), _place(dv, True))
@@ -196,7 +173,7 @@ def _high(tree):
 
 
 def _meet(always, tree, earlier):
-    """One side of a hop as a batch of two: the half that always takes part, and the one that `earlier` picks."""
+    """One side of a hop as a batch of two: the half that always takes part, then the one that varies."""
     return jax.tree.map(
         lambda first, low, high: jnp.concatenate([first, jnp.where(earlier, low, high)]),
         always(tree),

@@ -1,0 +1,43 @@
+"""The mesh axes that operations know by name; parallel/mesh.py says what each is for."""
+
+import math
+from collections.abc import Callable
+
+import jax
+from jax.sharding import PartitionSpec
+
+ROWS, SEQUENCE, TENSOR = ("data", "fsdp"), ("seq",), ("tensor",)
+Axes = tuple[str, ...]
+
+
+def present(axes: Axes) -> Axes:
+    """Those of the axes that the mesh in context has; none without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(axis for axis in axes if axis in mesh.shape)
+
+
+def pieces(axes: Axes) -> int:
+    """Into how many pieces a dimension is cut that lies over these axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in present(axes))
+
+
+def check_divides(letter: str, length: int, axes: Axes) -> None:
+    """Raises ValueError if a dimension cannot be cut into equal pieces over these axes."""
+    if length % pieces(axes):
+        raise ValueError(f"{letter}: {length} is not a multiple of mesh axes {axes} = {pieces(axes)}")
+
+
+def spec(*dimensions: Axes) -> PartitionSpec:
+    """The PartitionSpec that lays each dimension over its axes, () for uncut, as far as the mesh has them."""
+    return PartitionSpec(*(present(axes) for axes in dimensions))
+
+
+def per_device(fn: Callable, in_specs, out_specs) -> Callable:
+    """`fn` on the shards of each device of the mesh in context, with collectives over `present` axes.
+
+    Without a mesh, `fn` itself. The caller answers for what is equal on several devices.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return fn
+    return jax.shard_map(fn, in_specs=in_specs, out_specs=out_specs, check_vma=False)
