@@ -37,13 +37,32 @@ def about() -> list[tuple[str, str]]:
     ]
 
 
+def parameters(workdir: str) -> list[tuple[str, str]]:
+    """How many the newest checkpoint holds; nothing before the first one."""
+    import math
+
+    import jax
+
+    from lwm.evaluation.charts import count
+    from lwm.training.checkpoints import latest_stage, saved_params, stage_folder
+    from lwm.training.workdir import read_config
+
+    names = list(read_config(workdir)["stages"])
+    last = latest_stage(workdir, names)
+    if last is None:
+        return []
+    shapes = saved_params(stage_folder(workdir, names.index(last), last))
+    return [("parameters", count(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))))]
+
+
 def main():
     from etils import epath
 
     from lwm.data.manifest import write_whole
     from lwm.evaluation.page import build
 
-    page = build(_WORKDIR.value, vqgan=_VQGAN.value, log=_LOG.value, about=about())
+    facts = [*parameters(_WORKDIR.value), *about()]
+    page = build(_WORKDIR.value, vqgan=_VQGAN.value, log=_LOG.value, about=facts)
     path = epath.Path(_WORKDIR.value) / "summary.html"
     write_whole(path, page.encode())
     print(path)

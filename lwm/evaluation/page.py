@@ -40,6 +40,8 @@ TITLES = {
 # Samples that no prompt describes.
 CAPTIONS = {"rebuilt.png": "held-out frames above, below them what is left of each after the codes"}
 HEADLINES = ("text_bits_per_byte", "vision_nats_per_token", "needle_found", "psnr", "code_usage")
+# A mean over fewer tokens than this says nothing: a batch of one long row may hold a caption and no other text.
+MIN_TOKENS = 128
 LOWER_IS_BETTER = ("bits/byte", "nats/token")
 
 
@@ -101,7 +103,7 @@ def curves(run: Mapping[str, Any]) -> Iterator[dict]:
                 label,
                 style,
                 modality,
-                [(r[unit], r[metric]) for r in run["rows"] if r["kind"] == kind and metric in r],
+                [(r[unit], r[metric]) for r in run["rows"] if r["kind"] == kind and counts(r, metric)],
             )
             for label, style, kind in (("training", "train", "train"), ("held out", "held-out", "eval"))
         ]
@@ -115,6 +117,13 @@ def curves(run: Mapping[str, Any]) -> Iterator[dict]:
         )
         if drawn:
             yield drawn
+
+
+def counts(row: Mapping, metric: str) -> bool:
+    """Whether a row has the metric, over enough tokens if it is a mean over tokens."""
+    if metric not in row:
+        return False
+    return not metric.endswith("_nll") or row.get(f"{metric.removesuffix('_nll')}_tokens", 0) >= MIN_TOKENS
 
 
 def judged(row: Mapping) -> dict:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lwm.errors import UserError
 from lwm.evaluation import charts
-from lwm.evaluation.page import build, judged, needle_grid
+from lwm.evaluation.page import build, curves, judged, needle_grid
 from lwm.evaluation.workdirs import read_rows, read_run
 
 
@@ -37,7 +37,8 @@ def workdir(tmp_path):
         {"kind": "eval", "stage": "first", "step": 2, "tokens": 2000, "text_nll": 5.75, "seconds": 6.0},
         {"kind": "train", "stage": "second", "step": 1, "tokens": 3000, "text_nll": 5.25, "seconds": 90.0},
     ]
-    write_rows(workdir / "metrics.jsonl", [row | {"tokens_per_second": 321.0} for row in rows])
+    speed = {"tokens_per_second": 321.0, "text_tokens": 900.0, "vision_nll": 1.0, "vision_tokens": 5.0}
+    write_rows(workdir / "metrics.jsonl", [row | speed for row in rows])
     number = {"name": "text_bits_per_byte", "value": 2.5, "unit": "bits/byte", "baseline": 3.0, "n": 4096}
     write_rows(workdir / "evaluation.jsonl", [number | {"baseline_name": "gzip -9", "stage": "second"}])
     cell = {"length": 512, "depth": 50, "samples": 5, "found": 0.4, "low": 0.1, "high": 0.7, "gain": 1.25}
@@ -73,6 +74,17 @@ def test_what_is_not_there_is_said_to_be_missing(workdir):
     page = build(workdir)
     assert page.count('class="missing"') == 6
     assert "<svg" not in page and "0 of 2" in page
+
+
+def test_curves_are_of_what_was_measured_over_enough_tokens(workdir):
+    run = read_run(workdir, {})
+    (text,) = curves(run)
+    assert text["title"] == "Text, nats/token"
+    assert [len(line["dots"]) for line in text["lines"]] == [3, 1]
+    assert [band["text"] for band in text["bands"]] == ["512", "2K"]
+    images = [{"kind": "eval", "stage": "first", "step": 1, "images": 16, "psnr": 12.5, "seconds": 1.0}]
+    (frames,) = curves(run | {"unit": "images", "rows": images})
+    assert frames["lines"][0]["dots"][0]["text"] == "held out: 12.5 at 16"
 
 
 def test_stages_hold_what_was_done_and_how_long_it_took(workdir):
