@@ -40,7 +40,7 @@ TITLES = {
 # Samples that no prompt describes.
 CAPTIONS = {"rebuilt.png": "held-out frames above, below them what is left of each after the codes"}
 HEADLINES = ("text_bits_per_byte", "vision_nats_per_token", "needle_found", "psnr", "code_usage")
-# A mean over fewer tokens than this says nothing: a batch of one long row may hold a caption and no other text.
+# A mean over fewer tokens says nothing: a batch of one long row may hold a caption and no other text.
 MIN_TOKENS = 128
 LOWER_IS_BETTER = ("bits/byte", "nats/token")
 
