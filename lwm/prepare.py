@@ -7,89 +7,83 @@
 The second call encodes the pictures, once, and adds the sources with vision. Both resume where they stopped.
 """
 
+import sys
+
 from absl import flags
 
+from lwm.errors import UserError
 from lwm.launcher import launch, start_devices
 
-_INPUT = flags.DEFINE_string(
-    "input", None, "Folder with videos, images, .txt, .md and .jsonl files.", required=True
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Data folder to make, or to go on with.", required=True)
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer", "train", "bytes, train (SentencePiece on this text) or a .model file."
-)
-_VOCAB_SIZE = flags.DEFINE_integer(
-    "vocab_size", 8192, "Pieces of a tokenizer that is trained.", lower_bound=300
-)
-_RESOLUTION = flags.DEFINE_integer("resolution", 256, "Side of the square frames, in pixels.", lower_bound=1)
-_FPS = flags.DEFINE_float("fps", 4.0, "Frames kept per second of video; 0 keeps every frame.", lower_bound=0)
-_HELDOUT = flags.DEFINE_float(
-    "heldout", 0.1, "Share of documents, and of each video's end, kept from training."
-)
-_MAX_FRAMES = flags.DEFINE_integer(
-    "max_frames", 0, "Frames kept of a video, from its start; 0: all.", lower_bound=0
-)
-_MAX_CAPTION = flags.DEFINE_integer(
-    "max_caption",
-    0,
-    "Leave out pictures with more tokens of text, and name them; 0: none.",
-    lower_bound=0,
-)
-_VQGAN = flags.DEFINE_string("vqgan", None, "Workdir of the VQGAN that encodes the pictures.")
-_SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents.")
-_BATCH = 64
+INPUT = flags.DEFINE_string("input", None, "Folder with videos, images, .txt, .md, .jsonl.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "Data folder to make, or to go on with.", required=True)
+TOKENIZER = flags.DEFINE_string("tokenizer", "train", "bytes, train (SentencePiece) or a .model file.")
+VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 8192, "Pieces of a trained tokenizer.", lower_bound=300)
+RESOLUTION = flags.DEFINE_integer("resolution", 256, "Side of the square frames in pixels.", lower_bound=1)
+FPS = flags.DEFINE_float("fps", 4.0, "Frames kept per second of video; 0: every frame.", lower_bound=0)
+HELDOUT = flags.DEFINE_float("heldout", 0.1, "Share of documents and of each video's end not trained on.")
+MAX_FRAMES = flags.DEFINE_integer("max_frames", 0, "Frames kept of a video's start; 0: all.", lower_bound=0)
+MAX_CAPTION = flags.DEFINE_integer("max_caption", 0, "Leave out pictures with more tokens of text; 0: none.")
+VQGAN = flags.DEFINE_string("vqgan", None, "Workdir of the VQGAN that encodes the pictures.")
+SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents.")
 
 
 def load_encoder(workdir: str):
     """Returns encode: uint8 [F, R, R, 3] -> int32 [F, P] by a trained VQGAN, and the size of its codebook."""
     import jax
-    import numpy as np
 
+    from lwm.data.media import in_batches
     from lwm.systems import build_model
     from lwm.training.checkpoints import load_params
 
     config, _, params = load_params(workdir)
+    if config["model"]["name"] != "vqgan":
+        raise UserError(f"vqgan: {workdir} holds a model {config['model']['name']!r}; give a VQGAN's workdir")
     model = build_model(config["model"])
-    apply = jax.jit(model.encode)
+    if model.config.resolution != RESOLUTION.value:
+        raise UserError(
+            f"resolution: {RESOLUTION.value}, but the VQGAN of {workdir} was trained at "
+            f"{model.config.resolution}; prepare at that size or train another"
+        )
+    encode = jax.jit(model.encode)
+    return in_batches(lambda images: encode(params, images), size=64), model.config.codes
 
-    def encode(frames):
-        codes = []
-        for start in range(0, len(frames), _BATCH):
-            batch = frames[start : start + _BATCH]
-            padded = np.pad(batch, ((0, _BATCH - len(batch)), (0, 0), (0, 0), (0, 0)))
-            codes.append(np.asarray(apply(params, padded))[: len(batch)])
-        return np.concatenate(codes)
 
-    return encode, model.config.codes
+def bar(items, label, total, unit):
+    """Yields `items` and shows how far they are on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(items, f"{label} ({unit})", total, console=Console(stderr=True)))
 
 
 def main():
     from lwm.data.preparation import prepare
+    from lwm.data.progress import lines
 
-    if _VQGAN.value:
+    if VQGAN.value:
         start_devices()
     done = prepare(
-        input=_INPUT.value,
-        output=_OUTPUT.value,
-        tokenizer=_TOKENIZER.value,
-        vocab_size=_VOCAB_SIZE.value,
-        resolution=_RESOLUTION.value,
-        fps=_FPS.value,
-        heldout=_HELDOUT.value,
-        max_frames=_MAX_FRAMES.value,
-        max_caption=_MAX_CAPTION.value,
-        seed=_SEED.value,
-        vqgan=_VQGAN.value,
+        input=INPUT.value,
+        output=OUTPUT.value,
+        tokenizer=TOKENIZER.value,
+        vocab_size=VOCAB_SIZE.value,
+        resolution=RESOLUTION.value,
+        fps=FPS.value,
+        heldout=HELDOUT.value,
+        max_frames=MAX_FRAMES.value,
+        max_caption=MAX_CAPTION.value,
+        seed=SEED.value,
+        vqgan=VQGAN.value,
         load_encoder=load_encoder,
+        track=bar if sys.stderr.isatty() else lines,
     )
     for name, reason in done["broken"]:
-        print(f"broken: {name} {reason}")
+        print(f"broken: {name} {reason}", file=sys.stderr)
     for source, by_split in done["sources"].items():
-        for split in ("train", "heldout"):
-            counts = by_split[split]
-            print(f"{source} {split}: {counts['documents']} documents, {counts['tokens']:,} tokens")
+        for split, counts in by_split.items():
+            print(f"{source} {split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
     print(f"frames: {done['frames']['train']:,} train, {done['frames']['heldout']:,} heldout")
-    print(f"{_OUTPUT.value} is ready; {len(done['broken'])} broken files or lines left out")
+    print(f"{OUTPUT.value} is ready; {len(done['broken'])} broken files or lines left out")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from etils import epath
 from lwm.data import datasets, media
 from lwm.data.fields import VISION
 from lwm.data.inputs import SPLITS, Item, read_parts
-from lwm.data.progress import track
+from lwm.data.progress import Track
 from lwm.data.tokenizers import Tokenizer
 
 
@@ -43,6 +43,7 @@ def store_documents(
     counts: media.Counts,
     tokenizer: Tokenizer,
     codes: int,
+    track: Track,
 ) -> None:
     """Writes the Documents of `source`, unless they are there.
 
@@ -82,8 +83,7 @@ def count_documents(output: epath.Path, source: str) -> dict:
     for split in SPLITS:
         documents = datasets.documents(output, source, split)
         counts[split] = {"documents": len(documents), "tokens": 0, "bytes": 0}
-        for at in range(len(documents)):
-            document = documents[at]
+        for document in documents:
             counts[split]["tokens"] += len(document.tokens)
             counts[split]["bytes"] += document.bytes
     return counts

@@ -11,12 +11,12 @@ bytes, which reads ten times faster than TFDS's default. Both are readable from 
 import contextlib
 import io
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
 
 from lwm.errors import UserError
@@ -142,8 +142,10 @@ class _Source(Sequence):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index):
-        return self._decode(self._records[int(index)])
+    def __getitem__(self, index: int):
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{index} of {self._name}, which has {len(self)} records")
+        return self._decode(self._records[int(index) % len(self)])
 
     def __getitems__(self, indices) -> list:
         return [self._decode(record) for record in self._records.__getitems__([int(i) for i in indices])]
@@ -192,10 +194,11 @@ def _write(data_dir: epath.PathLike, make_builder: Callable[[], tfds.core.Datase
     """Runs a builder without its chatter; TFDS writes to a folder beside the final one and renames it."""
     scratch = epath.Path(data_dir) / "partial" / "downloads"  # TFDS wants one, though nothing is downloaded
     tfds.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             make_builder().download_and_prepare(download_dir=scratch)
     finally:
-        logging.set_verbosity(verbosity)
+        log.setLevel(level)

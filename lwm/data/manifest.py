@@ -4,13 +4,35 @@ data.json      what the folder holds, written last: a folder without it is not f
 prepare.json   what was asked of `python -m lwm.prepare`, written first, and what it found so far
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 
 from etils import epath
 
 from lwm.errors import UserError
 
 MANIFEST, RECORD = "data.json", "prepare.json"
+
+
+@contextlib.contextmanager
+def writing_to(output: epath.PathLike) -> Iterator[None]:
+    """Turns a disk that is full, read-only or gone into a UserError that names `output`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # ArrayRecord raises RuntimeError when its files fail; a write to an open file fails without a name.
+        if isinstance(error, OSError):
+            ours = error.filename is None or str(error.filename).startswith(str(output))
+        else:
+            ours = "write() failed" in str(error)
+        if not ours:
+            raise
+        full = "No space left on device" in str(error)
+        reason = "no space left" if full else str(error).splitlines()[0]
+        raise UserError(
+            f"output: {output} cannot be written ({reason}); mend that and run the same command again"
+        ) from error
 
 
 def write_whole(path: epath.PathLike, content: bytes) -> None:

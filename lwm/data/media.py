@@ -5,14 +5,14 @@ Each file is first spooled (partial/frames, partial/codes), which is where an in
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from etils import epath
 
 from lwm.data import datasets, splits
-from lwm.data.inputs import media_kind
-from lwm.data.progress import track
+from lwm.data.inputs import SPLITS, media_kind
+from lwm.data.progress import Track
 from lwm.data.video import BrokenMedia, read_image, read_video
 
 Counts = dict[str, dict[str, int]]  # media file -> split -> frames
@@ -28,36 +28,33 @@ def store_frames(
     fps: float,
     max_frames: int,
     heldout: float,
-    seed: int,
+    track: Track,
 ) -> tuple[Counts, list[tuple[str, str]]]:
-    """Decodes the files `asked` ({name: split or None}) and writes them as Frames.
+    """Decodes the files `asked` ({name: its split, None to split it in time}) and writes them as Frames.
 
     Returns the frames of each file by split, and (name, reason) of the files that are broken.
     """
     spool = output / "partial" / "frames"
     spool.mkdir(parents=True, exist_ok=True)
     counts, broken = {}, []
-    loose = splits.heldout_names(
-        (n for n, s in asked.items() if not s and media_kind(n) == "image"), heldout, seed
-    )
     for name, split in track(asked.items(), "frames", len(asked), "files"):
-        path = os.path.join(folder, name)
+        path, spooled = os.path.join(folder, name), _key(spool, name, "raw")
         try:
-            if media_kind(name) == "image":
-                pictures = iter([read_image(path, resolution=resolution)])
-            else:
-                pictures = read_video(path, resolution=resolution, fps=fps, max_frames=max_frames)
-            total = _spool(_key(spool, name, "raw"), pictures, resolution)
+            if not spooled.exists() and media_kind(name) == "image":
+                _spool(spooled, [read_image(path, resolution=resolution)])
+            elif not spooled.exists():
+                _spool(spooled, read_video(path, resolution=resolution, fps=fps, max_frames=max_frames))
         except BrokenMedia as error:
             broken.append((name, str(error)))
             continue
-        if split or media_kind(name) == "image":
-            counts[name] = {split or ("heldout" if name in loose else "train"): total}
+        total = spooled.stat().length // (resolution * resolution * 3)
+        if split:
+            counts[name] = {split: total}
         else:
             train = splits.train_frames(total, heldout)
             counts[name] = {"train": train, "heldout": total - train} if train < total else {"train": total}
     if counts:
-        held = {split for by_split in counts.values() for split in by_split}
+        held = [split for split in SPLITS if any(split in by_split for by_split in counts.values())]
         records = {
             split: lambda split=split: _frame_records(spool, counts, split, resolution) for split in held
         }
@@ -66,7 +63,11 @@ def store_frames(
 
 
 def encode_media(
-    output: epath.Path, counts: Counts, wanted: frozenset[str], encode: Callable[[np.ndarray], np.ndarray]
+    output: epath.Path,
+    counts: Counts,
+    wanted: frozenset[str],
+    encode: Callable[[np.ndarray], np.ndarray],
+    track: Track,
 ) -> int | None:
     """Spools the codes of the files `wanted` and returns P, the codes of a frame; None if nothing is wanted.
 
@@ -94,6 +95,22 @@ def encode_media(
     return None
 
 
+def in_batches(
+    encode: Callable[[np.ndarray], np.ndarray], *, size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns `encode` as called on `size` frames at a time, the last padded: one shape to compile for."""
+
+    def encode_all(frames_FRRC: np.ndarray) -> np.ndarray:
+        codes = []
+        for start in range(0, len(frames_FRRC), size):
+            some = frames_FRRC[start : start + size]
+            padded = np.pad(some, ((0, size - len(some)), (0, 0), (0, 0), (0, 0)))
+            codes.append(np.asarray(encode(padded))[: len(some)])
+        return np.concatenate(codes)
+
+    return encode_all
+
+
 def load_codes(output: epath.Path, name: str, split: str) -> np.ndarray:
     """Returns the spooled codes of a file in a split, int32 [F, P]."""
     with _codes_path(output, name, split).open("rb") as file:
@@ -110,15 +127,13 @@ def frame_tokens(codes_FP: np.ndarray, codes: int) -> np.ndarray:
     return tokens
 
 
-def _spool(path: epath.Path, pictures: Iterator[np.ndarray], resolution: int) -> int:
-    """Writes pictures to `path` as raw bytes unless they are there already; returns how many."""
-    if not path.exists():
-        draft = path.parent / (path.name + ".part")
-        with draft.open("wb") as file:
-            for picture in pictures:
-                file.write(picture.tobytes())
-        draft.replace(path)
-    return path.stat().length // (resolution * resolution * 3)
+def _spool(path: epath.Path, pictures: Iterable[np.ndarray]) -> None:
+    """Writes pictures to `path` as raw bytes, all or none."""
+    draft = path.parent / (path.name + ".part")
+    with draft.open("wb") as file:
+        for picture in pictures:
+            file.write(picture.tobytes())
+    draft.replace(path)
 
 
 def _frame_records(spool: epath.Path, counts: Counts, split: str, resolution: int) -> Iterator[dict]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from lwm.data import assembly, datasets, manifest, media, splits, tokenizers
+from lwm.data import assembly, datasets, manifest, media, progress, splits, tokenizers
 from lwm.data.inputs import SPLITS, Item, read_parts, scan
 from lwm.errors import UserError
 
@@ -32,6 +32,7 @@ def prepare(
     seed: int = 0,
     vqgan: str | None = None,
     load_encoder: Callable[[str], tuple[Encode, int]] | None = None,
+    track: progress.Track = progress.lines,
 ) -> dict:
     """Makes the data folder `output` from the folder `input`, or goes on with it, and returns its data.json.
 
@@ -66,45 +67,46 @@ def prepare(
         done = manifest.load_manifest(output)
         if settings["vqgan"] in (None, done["vqgan"]):
             return done
-    items = _decide_splits(inventory.items, heldout, seed)
+    items = splits.assign_splits(inventory.items, heldout, seed)
     ids = _make_tokenizer(input, output, items, tokenizer, vocab_size)
     encode, codes = load_encoder(vqgan) if vqgan and any(item.media for item in items) else (None, 0)
 
-    _begin(output, record, ids)
-    _store_media(input, output, record, items, inventory.broken)
-    usable = [item for item in items if item.media is None or item.media in record["media"]]
-    kept, dropped, longest = assembly.fitting(input, usable, ids, max_caption)
-    sources = dict.fromkeys(item.source for item in kept)
-    pictured = {item.source for item in kept if item.has_vision}
-    built, codes_per_frame = [source for source in sources if source not in pictured], None
-    if encode:
-        wanted = frozenset(item.media for item in kept if item.has_vision)
-        codes_per_frame = media.encode_media(output, record["media"], wanted, encode)
-        built += [source for source in sources if source in pictured]
-    for source in built:
-        mine = [item for item in kept if item.source == source]
-        assembly.store_documents(input, output, source, mine, record["media"], ids, codes)
-    done = {
-        "tokenizer": "bytes" if isinstance(ids, tokenizers.ByteTokenizer) else "sentencepiece",
-        "vocab_size": ids.vocab_size,
-        "bos": ids.bos,
-        "eos": ids.eos,
-        "vision_start": ids.encode("<vision>"),
-        "vision_end": ids.encode("</vision>"),
-        "resolution": resolution,
-        "fps": fps,
-        "codes": codes or None,
-        "codes_per_frame": codes_per_frame,
-        "eof": codes or None,
-        "eov": codes + 1 if codes else None,
-        "vqgan": settings["vqgan"],
-        "sources": {source: assembly.count_documents(output, source) for source in built},
-        "longest_text": {source: longest[source] for source in built if source in longest},
-        "frames": {split: sum(by.get(split, 0) for by in record["media"].values()) for split in SPLITS},
-        "broken": [list(pair) for pair in (*inventory.broken, *record["broken"], *dropped)],
-    }
-    manifest.write_json(output / manifest.MANIFEST, done)
-    _remove(output / "partial")
+    with manifest.writing_to(output):
+        _begin(output, record, ids)
+        _store_media(input, output, record, items, inventory.broken, track)
+        usable = [item for item in items if item.media is None or item.media in record["media"]]
+        kept, dropped, longest = assembly.fitting(input, usable, ids, max_caption)
+        sources = dict.fromkeys(item.source for item in kept)
+        pictured = {item.source for item in kept if item.has_vision}
+        built, codes_per_frame = [source for source in sources if source not in pictured], None
+        if encode:
+            wanted = frozenset(item.media for item in kept if item.has_vision)
+            codes_per_frame = media.encode_media(output, record["media"], wanted, encode, track)
+            built += [source for source in sources if source in pictured]
+        for source in built:
+            mine = [item for item in kept if item.source == source]
+            assembly.store_documents(input, output, source, mine, record["media"], ids, codes, track)
+        done = {
+            "tokenizer": "bytes" if isinstance(ids, tokenizers.ByteTokenizer) else "sentencepiece",
+            "vocab_size": ids.vocab_size,
+            "bos": ids.bos,
+            "eos": ids.eos,
+            "vision_start": ids.encode("<vision>"),
+            "vision_end": ids.encode("</vision>"),
+            "resolution": resolution,
+            "fps": fps,
+            "codes": codes or None,
+            "codes_per_frame": codes_per_frame,
+            "eof": codes or None,
+            "eov": codes + 1 if codes else None,
+            "vqgan": settings["vqgan"],
+            "sources": {source: assembly.count_documents(output, source) for source in built},
+            "longest_text": {source: longest[source] for source in built if source in longest},
+            "frames": {split: sum(by.get(split, 0) for by in record["media"].values()) for split in SPLITS},
+            "broken": [list(pair) for pair in (*inventory.broken, *record["broken"], *dropped)],
+        }
+        manifest.write_json(output / manifest.MANIFEST, done)
+        _remove(output / "partial")
     return done
 
 
@@ -130,18 +132,6 @@ def _nothing_usable(input: str, broken: list) -> str:
     return f"input: {input} has no usable video, image, .txt, .md or .jsonl file ({found}); add one"
 
 
-def _decide_splits(items: list[Item], heldout: float, seed: int) -> list[Item]:
-    """Gives each document without pictures its split; pictures are split once their frames are counted."""
-    held = set()
-    for source in {item.source for item in items}:
-        names = (i.name for i in items if i.source == source and i.media is None and i.split is None)
-        held |= splits.heldout_names(names, heldout, seed)
-    return [
-        item if item.media or item.split else item._replace(split="heldout" if item.name in held else "train")
-        for item in items
-    ]
-
-
 def _make_tokenizer(
     input: str, output: epath.Path, items: list[Item], kind: str, vocab_size: int
 ) -> tokenizers.Tokenizer:
@@ -160,23 +150,23 @@ def _begin(output: epath.Path, record: dict, ids: tokenizers.Tokenizer) -> None:
     """Starts writing; clears what an interrupted TFDS write has left."""
     output.mkdir(parents=True, exist_ok=True)
     for folder in ("frames", "documents/*"):
-        for left in output.glob(f"{folder}/*.incomplete*"):
+        for left in output.glob(f"{folder}/incomplete.*"):
             left.rmtree()
     manifest.write_json(output / manifest.RECORD, record)
     if isinstance(ids, tokenizers.SentencePieceTokenizer) and not (output / "tokenizer.model").exists():
         manifest.write_whole(output / "tokenizer.model", ids.model)
 
 
-def _store_media(input: str, output: epath.Path, record: dict, items: list[Item], broken: list) -> None:
+def _store_media(
+    input: str, output: epath.Path, record: dict, items: list[Item], broken: list, track: progress.Track
+) -> None:
     """Fills record["media"] and record["broken"]; takes everything back if nothing at all is usable."""
     if record["media"] is not None:
         return
     _remove(datasets.frames_dir(output))
     asked = {item.media: item.split for item in items if item.media}
-    options = {
-        name: record["settings"][name] for name in ("resolution", "fps", "max_frames", "heldout", "seed")
-    }
-    record["media"], record["broken"] = media.store_frames(input, output, asked, **options)
+    options = {name: record["settings"][name] for name in ("resolution", "fps", "max_frames", "heldout")}
+    record["media"], record["broken"] = media.store_frames(input, output, asked, track=track, **options)
     if not record["media"] and all(item.media for item in items):
         output.rmtree()
         raise UserError(_nothing_usable(input, [*record["broken"], *broken]))

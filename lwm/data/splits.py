@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterable
 
+from lwm.data.inputs import Item, media_kind
+
 MIN_HELDOUT_FRAMES = 8
 
 
@@ -21,3 +23,20 @@ def train_frames(frames: int, fraction: float) -> int:
     """
     heldout = max(round(fraction * frames), MIN_HELDOUT_FRAMES) if fraction else 0
     return frames if 2 * heldout > frames else frames - heldout
+
+
+def assign_splits(items: list[Item], fraction: float, seed: int) -> list[Item]:
+    """Gives each text and image its split, a share of each source; videos are split in time when read."""
+    loose, held = {}, set()  # an image stays in one split with all that is said about it
+    for item in items:
+        if item.split is None and (item.media is None or media_kind(item.media) == "image"):
+            loose.setdefault(item.source, set()).add(item.media or item.name)
+    for names in loose.values():
+        held |= heldout_names(names, fraction, seed)
+    known = set().union(*loose.values())
+    return [
+        item._replace(split="heldout" if (item.media or item.name) in held else "train")
+        if item.split is None and (item.media or item.name) in known
+        else item
+        for item in items
+    ]

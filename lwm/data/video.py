@@ -17,6 +17,8 @@ VIDEO_SUFFIXES = frozenset(
 )
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 
+_SLACK = 0.05  # of a sampling period: containers round 1/24 s and the like to their own ticks
+
 
 class BrokenMedia(Exception):
     """A file that cannot be decoded; the text says why in a few words."""
@@ -35,7 +37,7 @@ def read_video(path: str, *, resolution: int, fps: float = 0, max_frames: int = 
     Raises:
       BrokenMedia: the file cannot be opened, has no video stream, no frame, or breaks while it is decoded.
     """
-    kept, due, start = 0, 0.0, None
+    kept, due, start = 0, 0, None
     try:
         with av.open(path) as container:
             if not container.streams.video:
@@ -46,15 +48,14 @@ def read_video(path: str, *, resolution: int, fps: float = 0, max_frames: int = 
             for number, frame in enumerate(container.decode(stream)):
                 time = number / rate if frame.time is None else frame.time
                 start = time if start is None else start
-                # Half a millisecond of slack: container clocks round 1/24 s and the like to their own ticks.
-                if fps and time - start < due - 5e-4:
+                periods = (time - start) * fps + _SLACK
+                if periods < due:
                     continue
                 yield _square(frame, resolution, aspect)
                 kept += 1
                 if kept == max_frames:
                     return
-                if fps:
-                    due = (math.floor((time - start + 5e-4) * fps) + 1) / fps
+                due = math.floor(periods) + 1 if fps else 0
     except av.FFmpegError as error:
         raise BrokenMedia(f"cannot be decoded: {error.strerror or error}") from None
     if not kept:

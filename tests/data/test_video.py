@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from lwm.data.video import BrokenMedia, read_image, read_video
+
+
+def levels(path, **options):
+    """The grey level of each frame."""
+    return [round(float(frame.mean())) for frame in read_video(str(path), resolution=8, **options)]
+
+
+@pytest.fixture(scope="module")
+def ramp(tmp_path_factory, write_video, grey):
+    """Two seconds at 12 frames a second; frame k has the level 10 k."""
+    path = tmp_path_factory.mktemp("ramp") / "ramp.mp4"
+    write_video(path, [grey(10 * at) for at in range(24)], rate=12)
+    return path
+
+
+def test_every_frame_in_order(ramp):
+    assert np.abs(np.subtract(levels(ramp), 10 * np.arange(24))).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("fps", "kept"), [(4, range(0, 24, 3)), (6, range(0, 24, 2)), (5, [0, 3, 5, 8, 10, 12])]
+)
+def test_frames_are_chosen_by_their_times(ramp, fps, kept):
+    found = levels(ramp, fps=fps)[: len(kept)]
+    assert np.abs(np.subtract(found, 10 * np.asarray(kept))).max() <= 3
+
+
+def test_a_rate_above_the_films_own_repeats_nothing(ramp):
+    assert levels(ramp, fps=50) == levels(ramp)
+
+
+def test_variable_frame_rate_follows_the_clock(tmp_path, write_video, grey):
+    times = [0, 10, 20, 500, 970, 1000, 1010, 1500, 3000]
+    write_video(tmp_path / "v.mkv", [grey(20 * at) for at in range(9)], rate=30, times=times)
+    assert np.abs(np.subtract(levels(tmp_path / "v.mkv", fps=2), [0, 60, 100, 140, 160])).max() <= 3
+
+
+def test_max_frames_stops(ramp):
+    assert levels(ramp, max_frames=5) == levels(ramp)[:5]
+
+
+def bands(height, width):
+    """Red, green and blue beside each other, the green square in the middle."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    side, start = min(height, width), abs(height - width) // 2
+    wide = pixels if width > height else pixels.transpose(1, 0, 2)
+    wide[:, :start, 0] = 255
+    wide[:, start : start + side, 1] = 255
+    wide[:, start + side :, 2] = 255
+    return pixels
+
+
+@pytest.mark.parametrize("shape", [(48, 144), (144, 48)])
+def test_the_middle_square_is_kept(tmp_path, write_video, shape):
+    write_video(tmp_path / "v.mp4", [bands(*shape)] * 2)
+    frame = next(read_video(str(tmp_path / "v.mp4"), resolution=16))
+    assert frame.shape == (16, 16, 3) and frame.dtype == np.uint8
+    inner = frame[3:-3, 3:-3].astype(int)
+    assert inner[..., 1].min() > 200 and inner[..., [0, 2]].max() < 60
+    Image.fromarray(bands(*shape)).save(tmp_path / "i.png")
+    assert (
+        np.abs(read_image(str(tmp_path / "i.png"), resolution=16)[3:-3, 3:-3].astype(int) - [0, 255, 0]).max()
+        == 0
+    )
+
+
+def test_pixels_that_are_not_square_are_stretched(tmp_path, write_video):
+    # 48 x 48 pixels, each three times as wide as high, are shown 144 wide: only the middle third is kept.
+    narrow = bands(48, 144)[:, 1::3]
+    write_video(tmp_path / "v.mkv", [narrow] * 2, aspect=3)
+    inner = next(read_video(str(tmp_path / "v.mkv"), resolution=16))[3:-3, 3:-3].astype(int)
+    assert inner[..., 1].min() > 180 and inner[..., [0, 2]].max() < 80
+
+
+def test_shrinking_averages_instead_of_picking(tmp_path, write_video):
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    write_video(tmp_path / "v.mp4", [stripes] * 2)
+    assert np.abs(next(read_video(str(tmp_path / "v.mp4"), resolution=8)).astype(int) - 100).max() < 25
+
+
+def test_transparency_is_white(tmp_path):
+    image = Image.new("RGBA", (10, 10), (255, 0, 0, 0))
+    image.putpixel((0, 0), (0, 0, 0, 255))
+    image.save(tmp_path / "i.png")
+    assert read_image(str(tmp_path / "i.png"), resolution=10)[1:, 1:].min() == 255
+    image.convert("P").save(tmp_path / "p.png", transparency=0)
+    assert read_image(str(tmp_path / "p.png"), resolution=10).shape == (10, 10, 3)
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    pixels[:10] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown a quarter turn clockwise
+    Image.fromarray(pixels).save(tmp_path / "i.png", exif=exif)
+    frame = read_image(str(tmp_path / "i.png"), resolution=20)
+    assert frame[:, 12:].min() == 255 and frame[:, :8].max() == 0
+
+
+def test_what_cannot_be_decoded_says_why(tmp_path, ramp):
+    (tmp_path / "v.mp4").write_bytes(b"no video at all" * 50)
+    (tmp_path / "cut.mp4").write_bytes(ramp.read_bytes()[:400])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "i.png").write_bytes(b"\x89PNG\r\n\x1a\n????")
+    for name in ("v.mp4", "cut.mp4", "empty.mp4"):
+        with pytest.raises(BrokenMedia, match="cannot be decoded"):
+            list(read_video(str(tmp_path / name), resolution=8))
+    with pytest.raises(BrokenMedia, match="cannot be decoded"):
+        read_image(str(tmp_path / "i.png"), resolution=8)
