@@ -1,0 +1,123 @@
+"""From a workdir and a data folder to held-out numbers by name; what `python -m lwm.evaluate` calls.
+
+It stands beside the verbs because it knows both sides: data sets, and the evaluations that take plain arrays.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+
+from lwm.data import datasets
+from lwm.data.fields import VISION, parse_fields
+from lwm.data.manifest import load_manifest, write_whole
+from lwm.data.tokenizers import load_tokenizer
+from lwm.errors import UserError
+from lwm.evaluation import codes, needle, perplexity, reconstruction
+from lwm.evaluation.scorer import Scorer
+from lwm.generation.vision import picture
+from lwm.parallel.mesh import make_mesh
+from lwm.systems import MODELS, build_model
+from lwm.training.checkpoints import load_params
+
+_BATCH_TOKENS = 8192  # where the context is shorter, rows are scored together
+
+
+def evaluate_transformer(
+    workdir: epath.PathLike,
+    *,
+    data: str,
+    stage: str | None,
+    max_tokens: int,
+    lengths: Sequence[int],
+    depths: Sequence[int],
+    samples: int,
+    track: perplexity.Track,
+) -> tuple[str, dict[str, float], list[needle.Cell]]:
+    """Text, video codes and the needle grid of a stage's mixture, at the length of its context.
+
+    All devices form one ring. Other arguments: the verb's flags.
+
+    Returns:
+      (name of the stage, values by name, needle cells), without the kinds of which no document is held out.
+
+    Raises:
+      UserError: nothing is held out, or the context cannot be cut over the devices.
+    """
+    mesh = make_mesh(seq=-1) if jax.device_count() > 1 else None
+    config, block, params = load_params(workdir, stage, mesh, MODELS["lwm"][0].PARTITION_RULES)
+    T, data = block["context_length"], data or config["data"]["path"]
+    manifest, tokenizer = load_manifest(data), load_tokenizer(data)
+    heldout = list(_read(data, block["mixture"], "heldout"))
+    texts, clips = _texts(heldout), _clips(heldout, manifest)
+    if not texts and not clips:
+        raise UserError(
+            f"data: {data} holds out no document of {list(block['mixture'])}; prepare with --heldout"
+        )
+    score = Scorer(build_model(config["model"], block), params, mesh)
+    batches = {"batch_size": max(1, _BATCH_TOKENS // T), "track": track}
+    windows = batches | {"context_length": T, "max_tokens": max_tokens}
+    values, cells = {}, []
+    if texts:
+        values |= perplexity.evaluate(score.nll, tokenizer, texts, **windows)
+    if clips:
+        shape = {name: manifest[name] for name in ("codes", "codes_per_frame")}
+        training = _clips(_read(data, block["mixture"], "train"), manifest)
+        counts_V = codes.count(np.concatenate([clip.tokens for clip in training]), manifest["codes"])
+        values |= codes.evaluate(score.nll, clips, counts_V, **shape, **windows)
+    lengths = lengths or needle.lengths_within(T, texts)
+    if texts and lengths and samples:
+        grid = {"lengths": lengths, "depths": depths, "samples": samples}
+        cells = needle.grid(score.greedy, tokenizer, texts, **grid, **batches)
+        values |= needle.evaluate(cells)
+    return block["name"], values, cells
+
+
+def evaluate_vqgan(
+    workdir: epath.PathLike, *, data: str, stage: str | None, shown: int = 8
+) -> tuple[str, dict[str, float]]:
+    """Name of the stage, and values by name of rebuilt frames.
+
+    `shown` of them, evenly spread, go to WORKDIR/samples/rebuilt.png, below their originals.
+    """
+    config, block, params = load_params(workdir, stage)
+    model = build_model(config["model"], block)
+    frames = datasets.frames(data or config["data"]["path"], "heldout")
+    images = np.stack(frames.__getitems__(range(len(frames)))) if len(frames) else np.empty((0, 1, 1, 3))
+    values = dict(reconstruction.evaluate(model, params, images))
+    originals = images[np.linspace(0, len(images) - 1, shown).astype(int)]
+    rebuilt = np.asarray(model.decode(params, model.encode(params, originals)))
+    pairs = np.concatenate([np.concatenate(row, axis=1) for row in (originals, rebuilt)])
+    folder = epath.Path(workdir) / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "rebuilt.png", picture(pairs[None], ".png", scale=max(1, 128 // images.shape[1])))
+    return block["name"], values
+
+
+def _read(data: str, sources: Iterable[str], split: str) -> Iterator[datasets.Document]:
+    for source in sources:
+        documents = datasets.documents(data, source, split)
+        yield from (documents[index] for index in range(len(documents)))
+
+
+def _texts(documents: Iterable[datasets.Document]) -> list[np.ndarray]:
+    """Text ids of the documents that are nothing but text to learn: no pictures and no prompts."""
+    return [
+        document.tokens
+        for document in documents
+        if not document.vision.any() and all(group.loss for group in parse_fields(document.fields[0]))
+    ]
+
+
+def _clips(documents: Iterable[datasets.Document], manifest: dict) -> list[codes.Clip]:
+    """The documents with frames, each behind the text that its first field string puts ahead of them."""
+    clips = []
+    for document in documents:
+        names = [name for group in parse_fields(document.fields[0]) for name in group.parts]
+        if VISION in names and document.vision.any():
+            parts = document.parts()
+            before = [parts[name] for name in names[: names.index(VISION)]]
+            prefix = np.concatenate([[manifest["bos"]], *before, manifest["vision_start"]]).astype(np.int32)
+            clips.append(codes.Clip(prefix, parts[VISION]))
+    return clips

@@ -1,0 +1,134 @@
+"""From workdirs and a data folder to numbers and samples; the checkpoints are random weights."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from lwm import held_out, sampling, systems
+from lwm.data.preparation import prepare
+from lwm.errors import UserError
+from lwm.generation.sampler import Sampling
+
+CODES, SIDE, P, T = 16, 16, 4, 512
+MODEL = {"name": "lwm", "size": "debug", "vision_vocab_size": CODES + 2}
+STAGE = {"name": "only", "context_length": T, "mixture": {"text": 1.0, "video": 1.0}, "rope_theta": 1e4}
+STAGE |= {"text_weight": 0.5, "vision_weight": 0.5}
+VQGAN = {"name": "vqgan", "size": "tiny", "resolution": SIDE, "codes": CODES, "channels": 8, "patch": 8}
+GREEDY = {"sampling": Sampling(temperature=0.0), "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three plays and three still pictures that pass for video, one of each held out."""
+    folder, random, lines = tmp_path_factory.mktemp("input"), np.random.default_rng(0), []
+    for index, split in enumerate(("train", "train", "heldout")):
+        pixels = random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        line = {"image": f"{index}.png", "caption": f"picture {index}", "source": "video", "split": split}
+        lines += [line, {"text": f"Act {index}. " + "To be, or not to be. " * 40, "split": split}]
+    lines += [{"question": "Who?", "answer": "I.", "source": "text", "split": "heldout"}]
+    (folder / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    output = tmp_path_factory.mktemp("data") / "prepared"
+    prepare(
+        input=str(folder),
+        output=output,
+        tokenizer="bytes",
+        resolution=SIDE,
+        vqgan="a table",
+        load_encoder=lambda workdir: (lambda frames: frames[:, ::8, ::8, 0].reshape(-1, P) % CODES, CODES),
+    )
+    return str(output)
+
+
+@pytest.fixture
+def workdirs(data, monkeypatch):
+    """Puts random models in place of checkpoints: "lwm", "text" (no vision tables), "vqgan", "large"."""
+    models = {"lwm": MODEL, "text": MODEL | {"vision_vocab_size": 0}, "vqgan": VQGAN}
+    models |= {"large": VQGAN | {"codes": 2 * CODES}}
+
+    def load(workdir, stage=None, mesh=None, rules=None):
+        block = models[str(workdir).rpartition("/")[2]]
+        model = systems.build_model(block, STAGE)
+        batch = {
+            name: np.zeros((1, 8), np.int32) for name in ("tokens", "positions", "segments", "is_vision")
+        }
+        params = jax.jit(model.init)(
+            jax.random.key(0), batch | {"images": np.zeros((1, SIDE, SIDE, 3), np.uint8)}
+        )
+        return {"model": block, "data": {"path": data}}, STAGE, params
+
+    monkeypatch.setattr(held_out, "load_params", load)
+    monkeypatch.setattr(held_out, "make_mesh", lambda seq: None)
+    monkeypatch.setattr(sampling, "load_params", load)
+
+
+def evaluated(workdir, **changes):
+    asked = {"max_tokens": 0, "lengths": (450,), "depths": (0, 100), "samples": 1, "data": "", "stage": None}
+    track = {"track": lambda items, title: items}
+    return held_out.evaluate_transformer(workdir, **asked | changes, **track)
+
+
+def test_a_transformer_is_measured_on_what_was_held_out(workdirs):
+    stage, values, cells = evaluated("lwm")
+    assert stage == "only"
+    # The play alone: the answer of a chat has a prompt before it.
+    assert values["text_bytes"] == len("Act 2. " + "To be, or not to be. " * 40)
+    assert values["vision_tokens"] == P
+    # Random weights know nothing: near the uniform distributions over 259 bytes and 18 vision ids.
+    assert values["text_bits_per_byte"] == pytest.approx(np.log2(259), abs=0.3)
+    assert values["vision_nats_per_token"] == pytest.approx(np.log(CODES + 2), abs=0.3)
+    assert [(cell.length, cell.depth) for cell in cells] == [(450, 0), (450, 100)]
+
+
+def test_a_mixture_without_held_out_documents_is_an_error(workdirs, monkeypatch):
+    monkeypatch.setitem(STAGE, "mixture", {})
+    with pytest.raises(UserError, match="data: .*heldout"):
+        evaluated("lwm")
+
+
+def test_a_vqgan_is_measured_and_shows_what_it_rebuilt(workdirs, tmp_path):
+    stage, values = held_out.evaluate_vqgan(tmp_path / "vqgan", data="", stage=None, shown=3)
+    assert stage == "only" and values["frames"] == 1
+    with Image.open(tmp_path / "vqgan" / "samples" / "rebuilt.png") as image:
+        assert image.size == (3 * 128, 2 * 128)
+
+
+def test_text_goes_on_from_the_prompt_within_the_context(workdirs):
+    run = sampling.load("lwm")
+    short = sampling.write(run, "To be", new_tokens=5, **GREEDY)
+    assert short.startswith("To be")
+    assert sampling.write(run, "To be", new_tokens=5, **GREEDY) == short
+    with pytest.raises(UserError, match=r"prompt: 512 tokens leave 0 of the context's 512"):
+        sampling.write(run, "x" * (T - 1), new_tokens=5, **GREEDY)
+
+
+@pytest.mark.parametrize("kind, frames, suffix", [("image", 1, "PNG"), ("video", 3, "GIF")])
+def test_pictures_have_the_size_and_frames_asked_for(workdirs, tmp_path, kind, frames, suffix):
+    how = {"sampling": Sampling(temperature=2.0, guidance=3.0), "seed": 1}
+    content = sampling.paint(sampling.load("lwm"), "a tie", kind, vqgan="vqgan", frames=frames, **how)
+    (tmp_path / "made").write_bytes(content)
+    with Image.open(tmp_path / "made") as image:
+        assert image.format == suffix and image.size == (256, 256)
+        assert getattr(image, "n_frames", 1) == frames
+
+
+@pytest.mark.parametrize(
+    "workdir, vqgan, frames, message",
+    [
+        ("text", "vqgan", 1, "kind: 'image'"),
+        ("lwm", "lwm", 1, "vqgan: lwm holds another model"),
+        ("lwm", "large", 1, "vqgan: large has 32 codes, the data 16"),
+        ("lwm", "vqgan", 200, "prompt: .* for 200 frames of 5"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(workdirs, workdir, vqgan, frames, message):
+    with pytest.raises(UserError, match=message):
+        sampling.paint(sampling.load(workdir), "a tie", "image", vqgan=vqgan, frames=frames, **GREEDY)
+
+
+def test_a_vqgan_cannot_write(workdirs):
+    with pytest.raises(UserError, match="workdir: vqgan holds another model, vqgan"):
+        sampling.load("vqgan")
