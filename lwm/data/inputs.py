@@ -1,4 +1,17 @@
-"""What a user's folder holds: an Item for each document to come, a reason for each thing that is broken."""
+"""What a user's folder holds: an Item for each document to come, a reason for each thing that is broken.
+
+Videos, images, .txt and .md files (a document each) and .jsonl files, a document a line:
+
+    {"video": "a.mp4", "caption": "…"}
+    {"image": "b.png", "question": "…", "answer": "…"}       put into LWM's chat template
+    {"question": "…", "answer": "…"}
+    {"text": "…"}
+    {"video": "a.mp4", "title": "…", "fields": "[vision],title"}
+
+Paths are relative to the .jsonl file. "fields" names any keys of the line in the syntax of `fields.py`; of a
+list of them each visit takes one. Every line may have a "source", its name in a mixture, and a "split", train
+or heldout. Videos and images without a line are documents without text.
+"""
 
 import hashlib
 import json
@@ -96,7 +109,7 @@ def read_parts(folder: str, item: Item) -> dict[str, str]:
         file.seek(item.offset)
         raw = file.readline() if item.line else file.read()
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BrokenItem(f"is not UTF-8 text (byte {error.start})") from None
     if item.line:
@@ -184,7 +197,7 @@ def _text(line: dict, name: str) -> str:
 
 def _item_of_line(folder: str, path: str, number: int, offset: int, raw: bytes) -> Item:
     try:
-        line = _parse(raw.decode("utf-8"))
+        line = _parse(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BrokenItem(f"is not UTF-8 text (byte {error.start})") from None
     _, fields, source = _parts_of_line(line)

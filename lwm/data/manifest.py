@@ -70,7 +70,7 @@ def open_record(output: epath.Path, settings: dict) -> dict:
     """Returns the record {"settings", "media", "broken"} of the folder `output`, which may not exist yet.
 
     Raises UserError if the folder belongs to something else or to other settings. A VQGAN may come later: its
-    entry may change from null, and a run without one accepts a folder that has one.
+    entry may change from null, and a run without one accepts a folder that has one. The input may have moved.
     """
     path = output / RECORD
     if not path.exists():
@@ -80,12 +80,12 @@ def open_record(output: epath.Path, settings: dict) -> dict:
     record = json.loads(path.read_text())
     for name, value in settings.items():
         before = record["settings"].get(name)
-        if before == value or (name == "vqgan" and not (before and value)):
+        if before == value or name == "input" or (name == "vqgan" and not (before and value)):
             continue
         if name == "files":
             raise UserError(
-                f"input: the files of {settings['input']} changed since {output} was made from them; "
-                "choose another --output"
+                f"input: the files of {settings['input']} are not those that {output} was made from "
+                f"({record['settings']['input']}); restore them or choose another --output"
             )
         raise UserError(f"{name}: {output} was made with {before!r}, not {value!r}; choose another --output")
     record["settings"]["vqgan"] = settings["vqgan"] or record["settings"]["vqgan"]

@@ -4,6 +4,7 @@ Everything random about a visit (which field string, caption dropout, which fram
 seeded by (seed, source, number of the visit), so a stream is described by two integers: visit and slot.
 """
 
+import functools
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -46,8 +47,9 @@ class Marks(NamedTuple):
         return text_tokens + len(self.vision_start) + len(self.vision_end) + 1  # bos and eos, less the shift
 
 
+@functools.lru_cache(maxsize=64)
 def shuffled(count: int, *, seed: int) -> grain.MapDataset:
-    """Returns an endless order of `count` records: every epoch a permutation of its own."""
+    """Returns an endless order of `count` records, each epoch a permutation of its own; lanes share it."""
     if count >= _SMALL:
         return grain.MapDataset.range(count).shuffle(seed=seed).repeat()
     # Grain's shuffle takes milliseconds an index among a handful, so few records get a table of epochs.

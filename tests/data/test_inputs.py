@@ -74,5 +74,13 @@ def test_media_names_are_relative_to_their_jsonl_file(tmp_path):
     assert [item.media for item in scan(str(tmp_path)).items] == ["deep/i.png"]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfHello.")
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "Hello."}\r\n{"text": "Bye."}\r\n')
+    found = scan(str(tmp_path))
+    texts = [read_parts(str(tmp_path), item)["text"] for item in found.items]
+    assert texts == ["Hello.", "Hello.", "Bye."] and not found.broken
+
+
 def test_kinds_of_media():
     assert [media_kind(name) for name in ("a/b.PNG", "c.mkv")] == ["image", "video"]

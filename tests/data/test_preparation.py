@@ -184,8 +184,10 @@ def test_input_that_changed_is_refused(folder, options, tmp_path):
     copy = tmp_path / "in"
     shutil.copytree(folder, copy)
     prepare(**options(copy, tmp_path / "out"))
+    copy = copy.rename(tmp_path / "moved")
+    prepare(**options(copy, tmp_path / "out"))
     (copy / "more.txt").write_text("more")
-    with pytest.raises(UserError, match="input: the files of .* changed since"):
+    with pytest.raises(UserError, match="input: the files of .* are not those that"):
         prepare(**options(copy, tmp_path / "out"))
 
 
