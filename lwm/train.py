@@ -14,8 +14,13 @@ from ml_collections import config_flags
 from lwm.errors import UserError
 from lwm.launcher import launch, start_devices
 
+# Unlocked, because a config need not write down the fields that keep their defaults; `schema` knows them all.
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment, FILE.py or FILE.py:ARGUMENT, see experiments/."
+    "config",
+    None,
+    "Experiment, FILE.py or FILE.py:ARGUMENT, see experiments/.",
+    lock_config=False,
+    accept_new_attributes=True,
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics.jsonl, config.json.")
 DATA = flags.DEFINE_string(
@@ -63,15 +68,24 @@ def _config() -> dict:
 
 
 def _last_line(error: BaseException) -> str:
-    return " ".join(str(error).strip().splitlines()[-1:])
+    return " ".join(str(error).strip().splitlines()[-1:]).strip()
+
+
+def _unparsed(error: Exception) -> str:
+    """What went wrong in parsing the flags, when the config file runs and its overrides are looked up."""
+    if isinstance(error, KeyError) and error.args:
+        name, *hint = str(error.args[0]).splitlines()
+        for argument in sys.argv[1:]:
+            if argument.startswith("--config.") and name.strip("'") in argument.partition("=")[0].split("."):
+                return f"{argument}: the config has no {name}; {' '.join(hint) or 'correct the name'}"
+    return f"--config: {type(error).__name__}: {_last_line(error)}; correct the file"
 
 
 if __name__ == "__main__":
     try:
         launch(main)
     except Exception as error:
-        # While flags are parsed the config file runs and its overrides are looked up.
         if flags.FLAGS.is_parsed():
             raise
-        print(f"error: --config: {type(error).__name__}: {_last_line(error)}; mend it there", file=sys.stderr)
+        print(f"error: {_unparsed(error)}", file=sys.stderr)
         sys.exit(2)

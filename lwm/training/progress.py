@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 class Report:
     """Shows one stage at a time; silent on all hosts but the first. Use as a context manager."""
 
-    def __init__(self, *, silent: bool = False, stream: TextIO = sys.stdout):
+    def __init__(self, *, silent: bool = False, stream: TextIO | None = None):
+        stream = stream or sys.stdout
         self._stream, self._silent = stream, silent
         self._bar: Progress | None = None
         self._task = None

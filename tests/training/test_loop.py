@@ -1,0 +1,157 @@
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from lwm.errors import UserError
+from lwm.training.checkpoints import load_params
+from lwm.training.metrics import read_rows
+
+STAGES = {
+    "a": dict(steps=5, checkpoint_every=2, eval_every=2, mesh={"fsdp": 4, "seq": 2}),
+    "b": dict(steps=4, checkpoint_every=3, context_length=32, mesh={"data": 2, "tensor": 2, "seq": 2}),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, run, config_of):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert run(config_of(STAGES), folder) is None
+    return folder
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        [("a", 1)],  # before anything was saved
+        [("a", 3), ("b", 2)],  # after a checkpoint, and in the next stage before one
+        [("b", 0)],  # at the boundary
+        [("a", 4), ("a", 4), ("b", 3)],
+    ],
+)
+def test_resumed_is_uninterrupted_bit_for_bit(
+    cuts, uninterrupted, tmp_path, run, config_of, saved, rows_of, assert_same
+):
+    for cut in cuts:
+        assert run(config_of(STAGES), tmp_path, cut) == "cut"
+    assert run(config_of(STAGES), tmp_path) is None
+    for stage in ("0_a", "1_b"):
+        (arrays, position), (expected, end) = (
+            saved(folder / "stages" / stage) for folder in (tmp_path, uninterrupted)
+        )
+        assert_same(arrays, expected)
+        assert position == end
+    assert rows_of(tmp_path) == rows_of(uninterrupted)
+
+
+def test_rows(uninterrupted):
+    rows = read_rows(uninterrupted / "metrics.jsonl")
+    train = [row for row in rows if row["kind"] == "train"]
+    assert [(row["stage"], row["step"]) for row in train] == [("a", n) for n in range(1, 6)] + [
+        ("b", n) for n in range(1, 5)
+    ]
+    assert [row["tokens"] for row in train] == [128 * n for n in range(1, 10)]
+    assert [(row["stage"], row["step"]) for row in rows if row["kind"] == "eval"] == [
+        ("a", 2),
+        ("a", 4),
+        ("a", 5),
+    ]
+    assert {"loss", "learning_rate", "gradient_norm", "text_nll", "tokens_per_second", "seconds"} <= train[
+        0
+    ].keys()
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    # Every evaluation looks at the same batches through the same noise: a better model, a lower loss.
+    evaluations = [row["loss"] for row in rows if row["kind"] == "eval"]
+    assert evaluations[0] > evaluations[1] > evaluations[2]
+
+
+def test_log_every(tmp_path, run, config_of, rows_of):
+    run(config_of({"a": {"steps": 7}}, log_every=3), tmp_path)
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 3, 6, 7]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(uninterrupted, run, config_of, capsys):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
+    assert run(config_of(STAGES), uninterrupted, ("b", 0), manifest=None) is None
+    assert "all 2 stages of miniature are done" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")} == before
+
+
+def test_stage_by_stage_is_all_at_once(uninterrupted, tmp_path, run, config_of, rows_of):
+    run(config_of(STAGES), tmp_path, stop_after="a")
+    assert {row["stage"] for row in rows_of(tmp_path)} == {"a"}
+    run(config_of(STAGES), tmp_path)
+    assert rows_of(tmp_path) == rows_of(uninterrupted)
+
+
+def test_the_next_stage_takes_weights_and_nothing_else(uninterrupted, tmp_path, run, config_of, saved):
+    still = STAGES | {"b": STAGES["b"] | {"steps": 1, "learning_rate": 1e-30}}
+    run(config_of(still), tmp_path)
+    (a, _), (b, position) = saved(tmp_path / "stages" / "0_a"), saved(tmp_path / "stages" / "1_b")
+    for x, y in zip(jax.tree.leaves(a["params"]), jax.tree.leaves(b["params"]), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+    assert b["rest"]["step"] == 1 and position["index"] == 1
+    counts = [leaf for leaf in jax.tree.leaves(b["rest"]["opt_state"]) if np.ndim(leaf) == 0]
+    assert counts and all(count == 1 for count in counts)
+    assert not np.array_equal(a["rest"]["key"], b["rest"]["key"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(
+    number, uninterrupted, tmp_path, run, config_of, rows_of, stream_class, capsys
+):
+    stages = {
+        "a": {key: value for key, value in STAGES["a"].items() if key != "checkpoint_every"},
+        "b": STAGES["b"],
+    }
+
+    class Kicked(stream_class):
+        def __next__(self):
+            if self.index == 3 and self.split == "train":
+                os.kill(os.getpid(), number)
+            return super().__next__()
+
+    before = signal.getsignal(number)
+    assert run(config_of(stages), tmp_path, open_batches=Kicked) == number
+    assert "stopped and saved at step" in capsys.readouterr().out
+    assert signal.getsignal(number) == before
+    assert run(config_of(stages), tmp_path) is None
+    assert rows_of(tmp_path) == rows_of(uninterrupted)
+
+
+def test_a_loss_that_is_no_number_stops_before_it_is_saved(tmp_path, run, config_of):
+    with pytest.raises(UserError, match="config.stages.a.learning_rate: 0.01 made the loss nan at step 1"):
+        run(config_of({"a": {"steps": 1}}, model={"fail": True}), tmp_path)
+    assert not list((tmp_path / "stages" / "0_a").iterdir())
+
+
+def test_tables_that_init_lacks_are_random(tmp_path, run, config_of, saved):
+    run(config_of({"a": {}}, model={"vision_vocab_size": 0}), tmp_path / "text")
+    text = load_params(tmp_path / "text")[2]
+    assert "vte" not in text
+    stages = {"v": {"steps": 1, "learning_rate": 1e-30, "mesh": {"fsdp": 2, "tensor": 2, "seq": 2}}}
+    run(config_of(stages, experiment="vision", init=str(tmp_path / "text")), tmp_path / "vision")
+    vision = load_params(tmp_path / "vision")[2]
+    for name in text:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), vision[name], text[name])
+    assert vision["vte"]["embedding"].shape == (20, 16) and 0.5 < np.std(vision["vte"]["embedding"]) < 1.5
+    with pytest.raises(
+        UserError, match="vision has vision_head/kernel, this model does not; change config.model"
+    ):
+        back = config_of({"a": {}}, init=str(tmp_path / "vision"), model={"vision_vocab_size": 0})
+        run(back, tmp_path / "back")
+    with pytest.raises(
+        UserError, match=r"has lm_head/kernel of shape \(16, 40\), this model one of \(8, 40\)"
+    ):
+        run(config_of({"a": {}}, init=str(tmp_path / "vision"), model={"width": 8}), tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_images_go_through_the_same_loop(tmp_path, run, config_of):
+    stage = dict(context_length=0, batch_tokens=0, batch_size=16, mixture={}, eval_every=2, steps=2)
+    run(config_of({"frames": stage}), tmp_path)
+    train, last, evaluation = read_rows(tmp_path / "metrics.jsonl")
+    assert (train["images"], last["images"], evaluation["kind"]) == (16, 32, "eval")
+    assert train["images_per_second"] > 0

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from lwm.errors import UserError
+
+STAGES = {"a": {"steps": 2}, "b": {"steps": 2, "context_length": 32, "batch_tokens": 256}}
+
+
+@pytest.fixture
+def begun(tmp_path, run, config_of):
+    """A workdir in which stage a is done and b is not."""
+    run(config_of(STAGES), tmp_path / "w", stop_after="a")
+    return tmp_path / "w"
+
+
+@pytest.mark.parametrize(
+    "stages, fields, message",
+    [
+        (
+            {},
+            {"experiment": "other"},
+            "config.experiment: 'other', but .* was begun with 'miniature'; change it back",
+        ),
+        ({}, {"model": {"width": 8}}, "config.model.width: 8, but .* was begun with None"),
+        ({}, {"seed": 4}, "config.seed: 4, but .* was begun with 3"),
+        ({}, {"init": "/x"}, "config.init: '/x', but .* was begun with ''"),
+        ({}, {"optimizer": {"b1": 0.5}}, "config.optimizer.b1: 0.5, but .* was begun with 0.9"),
+        ({"a": {"steps": 9}}, {}, "config.stages.a.steps: 9, but .* was begun with 2"),
+        ({"a": {"steps": 2, "mixture": {"video": 1.0}}}, {}, "config.stages.a.mixture"),
+    ],
+)
+def test_another_run_is_refused_and_left_alone(begun, run, config_of, stages, fields, message):
+    before = {path: path.stat().st_mtime_ns for path in begun.rglob("*")}
+    with pytest.raises(UserError, match=message) as error:
+        run(config_of(STAGES | stages, **fields), begun)
+    assert "use another --workdir" in str(error.value) and "\n" not in str(error.value)
+    assert {path: path.stat().st_mtime_ns for path in begun.rglob("*")} == before
+
+
+def test_stages_keep_their_order(begun, run, config_of):
+    with pytest.raises(UserError, match="config.stages, number 0: 'first', but .* was begun with 'a'"):
+        run(config_of({"first": {}} | STAGES), begun)
+
+
+def test_what_depends_on_the_machine_may_change(begun, run, config_of):
+    stages = {
+        "a": {"steps": 2, "mesh": {"fsdp": 8}, "eval_every": 1},
+        "b": {"steps": 1, "context_length": 32, "batch_tokens": 512, "learning_rate": 0.5},
+        "c": {"steps": 1, "context_length": 32, "batch_tokens": 256},
+    }
+    assert run(config_of(stages, log_every=2), begun) is None
+    assert list(json.loads((begun / "config.json").read_text())["stages"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "stages"])
+def test_files_of_nobody(tmp_path, run, config_of, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"holds {name} but no config.json; choose another folder"):
+        run(config_of(STAGES), tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"architectures": ["Llama"]}', "not json", "[]"])
+def test_a_config_of_somebody_else(tmp_path, run, config_of, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="config.json was not written by lwm.train; choose another folder"):
+        run(config_of(STAGES), tmp_path)
+    assert (tmp_path / "config.json").read_text() == text
+
+
+def test_a_file_is_no_folder(tmp_path, run, config_of):
+    (tmp_path / "f").write_text("")
+    with pytest.raises(UserError, match="is a file; choose a folder"):
+        run(config_of(STAGES), tmp_path / "f")
