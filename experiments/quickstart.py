@@ -55,6 +55,7 @@ def lwm() -> ml_collections.ConfigDict:
                 "size": "tiny",
                 "vocab_size": VOCAB_SIZE,
                 "vision_vocab_size": CODES + 2,  # and <eof>, <eov>
+                "init_std": 0.08,  # 1 / sqrt(D); with LLaMA's 0.02 so narrow a model starts too slowly
                 "dtype": "float32",
                 "remat": "none",
                 "ffn_chunk": 0,

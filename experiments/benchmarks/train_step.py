@@ -40,7 +40,8 @@ def lwm_step(length: int, devices: int, shape: dict):
     from lwm.parallel.mesh import make_mesh
     from lwm.parallel.sharding import batch_shardings
     from lwm.training.optimizers import make_optimizer
-    from lwm.training.step import init_state, make_train_step
+    from lwm.training.state import init_state
+    from lwm.training.step import make_train_step
 
     config = TransformerConfig(
         vocab_size=TEXT_VOCABULARY, vision_vocab_size=VISION_VOCABULARY, **shape, remat="none"

@@ -2,9 +2,10 @@
 
 RMSNorm (1910.07467), rotary positions (2104.09864), grouped queries (2305.13245) and SwiGLU (2002.05202), as
 put together in LLaMA-2 (2307.09288) and kept by LWM (2402.08268). Parameters are float32, drawn from
-normal(0.02); there are no biases. Products run in `dtype`.
+normal(init_std); there are no biases. Products run in `dtype`.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,11 +13,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lwm.ops.blockwise import cross_entropy, feedforward
+from lwm.ops.projection import project
 from lwm.ops.ring_attention import ring_attention
+from lwm.ops.rms_norm import rms_norm
 from lwm.ops.rope import rope
 from lwm.parallel.sharding import constrain
-
-_normal = nn.initializers.normal(0.02)
 
 
 class Cache(NamedTuple):
@@ -42,9 +43,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        x32 = x.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-        return (x32 * jax.lax.rsqrt(mean_square + self.eps) * scale).astype(x.dtype)
+        return rms_norm(x, scale, self.eps)
 
 
 class Attention(nn.Module):
@@ -56,6 +55,7 @@ class Attention(nn.Module):
     rope_theta: float
     block: int
     dtype: jnp.dtype
+    init_std: float = 0.02
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, segments_BT=None, cache=None, layer=None):
@@ -73,14 +73,15 @@ class Attention(nn.Module):
         """
         B, T, D = x_BTD.shape
         N, K, H = self.heads, self.kv_heads, self.head_dim
-        wq = self.param("wq", _normal, (D, N * H), jnp.float32)
-        wk = self.param("wk", _normal, (D, K * H), jnp.float32)
-        wv = self.param("wv", _normal, (D, K * H), jnp.float32)
-        wo = self.param("wo", _normal, (N * H, D), jnp.float32)
+        normal = nn.initializers.normal(self.init_std)
+        wq = self.param("wq", normal, (D, N * H), jnp.float32)
+        wk = self.param("wk", normal, (D, K * H), jnp.float32)
+        wv = self.param("wv", normal, (D, K * H), jnp.float32)
+        wo = self.param("wo", normal, (N * H, D), jnp.float32)
         with jax.named_scope("qkv"):
-            q_BTNH = (x_BTD @ wq.astype(self.dtype)).reshape(B, T, N, H)
-            k_BTKH = (x_BTD @ wk.astype(self.dtype)).reshape(B, T, K, H)
-            v_BTKH = (x_BTD @ wv.astype(self.dtype)).reshape(B, T, K, H)
+            q_BTNH = project(x_BTD, wq.astype(self.dtype)).reshape(B, T, N, H)
+            k_BTKH = project(x_BTD, wk.astype(self.dtype)).reshape(B, T, K, H)
+            v_BTKH = project(x_BTD, wv.astype(self.dtype)).reshape(B, T, K, H)
         with jax.named_scope("rope"):
             q_BTNH = rope(q_BTNH, positions_BT, self.rope_theta)
             k_BTKH = rope(k_BTKH, positions_BT, self.rope_theta)
@@ -92,7 +93,7 @@ class Attention(nn.Module):
                 cache = _write(cache, layer, k_BTKH, v_BTKH)
                 out_BTNH = _attend(q_BTNH, cache, layer)
         with jax.named_scope("out"):
-            return out_BTNH.reshape(B, T, N * H) @ wo.astype(self.dtype), cache
+            return project(out_BTNH.reshape(B, T, N * H), wo.astype(self.dtype)), cache
 
 
 def _write(cache: Cache, layer, k_BTKH, v_BTKH) -> Cache:
@@ -131,16 +132,23 @@ class FeedForward(nn.Module):
     ffn: int
     chunk: int
     dtype: jnp.dtype
+    init_std: float = 0.02
 
     @nn.compact
     def __call__(self, x_BTD):
+        normal = nn.initializers.normal(self.init_std)
         D = x_BTD.shape[-1]
-        w1_DF = self.param("w1", _normal, (D, self.ffn), jnp.float32).astype(self.dtype)
-        w3_DF = self.param("w3", _normal, (D, self.ffn), jnp.float32).astype(self.dtype)
-        w2_FD = self.param("w2", _normal, (self.ffn, D), jnp.float32).astype(self.dtype)
+        w1_DF = self.param("w1", normal, (D, self.ffn), jnp.float32).astype(self.dtype)
+        w3_DF = self.param("w3", normal, (D, self.ffn), jnp.float32).astype(self.dtype)
+        w2_FD = self.param("w2", normal, (self.ffn, D), jnp.float32).astype(self.dtype)
+
+        # Only the two products are kept for the gradient; what lies between them and w2 is cheap to repeat.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def gate(a_BTF, b_BTF):
+            return project(nn.silu(a_BTF) * b_BTF, w2_FD)
 
         def swiglu(x_BTD):
-            return (nn.silu(x_BTD @ w1_DF) * (x_BTD @ w3_DF)) @ w2_FD
+            return gate(project(x_BTD, w1_DF), project(x_BTD, w3_DF))
 
         with jax.named_scope("ffn"):
             return feedforward(swiglu, x_BTD, chunk=self.chunk)
@@ -152,10 +160,12 @@ class Embedding(nn.Module):
     vocab_size: int
     width: int
     dtype: jnp.dtype
+    init_std: float = 0.02
 
     @nn.compact
     def __call__(self, ids_BT):
-        table_VD = self.param("embedding", _normal, (self.vocab_size, self.width), jnp.float32)
+        normal = nn.initializers.normal(self.init_std)
+        table_VD = self.param("embedding", normal, (self.vocab_size, self.width), jnp.float32)
         ids_BT = jnp.where((ids_BT >= 0) & (ids_BT < self.vocab_size), ids_BT, 0)
         # Rows are read where the tokens are: the width is gathered, the ids stay split over "tensor".
         table_VD = constrain(table_VD.astype(self.dtype), "tensor", None)
@@ -169,9 +179,11 @@ class Head(nn.Module):
     width: int
     dtype: jnp.dtype
     chunk: int
+    init_std: float = 0.02
 
     def setup(self):
-        self.kernel = self.param("kernel", _normal, (self.width, self.vocab_size), jnp.float32)
+        normal = nn.initializers.normal(self.init_std)
+        self.kernel = self.param("kernel", normal, (self.width, self.vocab_size), jnp.float32)
 
     def __call__(self, x_BTD):
         """Float32 logits_BTV."""

@@ -8,7 +8,7 @@ import dataclasses
 from lwm.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
-REMAT_POLICIES = ("none", "nothing_saveable", "dots_with_no_batch_dims_saveable")
+REMAT_POLICIES = ("none", "nothing_saveable", "attention_saveable", "dots_with_no_batch_dims_saveable")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,12 @@ class TransformerConfig:
         width, ffn, layers, heads, kv_heads, head_dim: D, F, L, N, K, H.
         rope_theta: base of the rotary frequencies; each context stage sets its own.
         norm_eps: epsilon of RMSNorm; 1e-6 as in the released LWM.
+        init_std: standard deviation of the initial weights; LLaMA's 0.02 is near 1/sqrt(D) at D = 4096, so
+            narrow models want more.
         dtype: type of activations and of the products; parameters are always float32.
-        remat: what a layer keeps for its backward pass ("none" keeps everything).
+        remat: what a layer keeps for its backward pass beside its input: "none" (no rematerialisation) keeps
+            everything; "attention_saveable" the result of attention, so that no ring is run twice: for one
+            more BTD a layer most of the time of "none".
         scan: compile one layer and loop over it; False unrolls the same layers (the parameters are the same).
         ffn_chunk, loss_chunk: tokens of a device that meet the feed-forward layer and the heads at a time;
             0 = all of them.
@@ -43,6 +47,7 @@ class TransformerConfig:
     head_dim: int
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
+    init_std: float = 0.02
     dtype: str = "float32"
     remat: str = "nothing_saveable"
     scan: bool = True
@@ -100,7 +105,7 @@ SIZES = {
     ),
     # For two CPU cores; the vocabularies come from the data.
     "tiny": dict(
-        vocab_size=259, vision_vocab_size=0, width=160, ffn=480, layers=4, heads=4, kv_heads=2, head_dim=40
+        vocab_size=259, vision_vocab_size=0, width=128, ffn=384, layers=4, heads=4, kv_heads=2, head_dim=32
     ),
     # TinyLlama 1.1B (2401.02385).
     "1b": dict(_LLAMA, width=2048, ffn=5632, layers=22, heads=32, kv_heads=4, head_dim=64),

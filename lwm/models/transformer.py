@@ -37,14 +37,21 @@ class Block(nn.Module):
             rope_theta=config.rope_theta,
             block=config.attention_block,
             dtype=dtype,
+            init_std=config.init_std,
             name="attention",
         )(h_BTD, positions_BT, segments_BT, cache, layer)
         x_BTD = x_BTD + h_BTD
         h_BTD = RMSNorm(config.norm_eps, name="ffn_norm")(x_BTD)
-        x_BTD = x_BTD + FeedForward(config.ffn, config.ffn_chunk, dtype, name="ffn")(h_BTD)
+        x_BTD = x_BTD + FeedForward(config.ffn, config.ffn_chunk, dtype, config.init_std, name="ffn")(h_BTD)
         if cache is None:
             x_BTD = constrain(x_BTD, BATCH, "seq", None)
         return (x_BTD, cache), None
+
+
+def _policy(name: str):
+    if name == "attention_saveable":
+        return jax.checkpoint_policies.save_only_these_names("attention_out", "attention_lse")
+    return getattr(jax.checkpoint_policies, name)
 
 
 class Decoder(nn.Module):
@@ -54,16 +61,17 @@ class Decoder(nn.Module):
 
     def setup(self):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.wte = Embedding(config.vocab_size, config.width, dtype)
-        self.lm_head = Head(config.vocab_size, config.width, dtype, config.loss_chunk)
+        self.wte = Embedding(config.vocab_size, config.width, dtype, config.init_std)
+        self.lm_head = Head(config.vocab_size, config.width, dtype, config.loss_chunk, config.init_std)
         if config.vision_vocab_size:
-            self.vte = Embedding(config.vision_vocab_size, config.width, dtype)
-            self.vision_head = Head(config.vision_vocab_size, config.width, dtype, config.loss_chunk)
+            self.vte = Embedding(config.vision_vocab_size, config.width, dtype, config.init_std)
+            self.vision_head = Head(
+                config.vision_vocab_size, config.width, dtype, config.loss_chunk, config.init_std
+            )
         block = Block
         if config.remat != "none":
             # In a loop the compiler cannot merge the recomputation with the forward pass; unrolled it could.
-            policy = getattr(jax.checkpoint_policies, config.remat)
-            block = nn.remat(Block, policy=policy, prevent_cse=not config.scan)
+            block = nn.remat(Block, policy=_policy(config.remat), prevent_cse=not config.scan)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
