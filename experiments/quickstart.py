@@ -72,9 +72,9 @@ def lwm() -> ml_collections.ConfigDict:
     )
     config.stages = ml_collections.ConfigDict(
         {
-            "context_512": _stage(512, 1e4, 300, (2e-3, 1e-3), warmup=30, data=2, seq=4),
-            "context_2k": _stage(2048, 1e5, 100, (1e-3, 6e-4), warmup=10, data=2, seq=4),
-            "context_8k": _stage(8192, 1e6, 40, (6e-4, 1e-4), warmup=5, data=1, seq=8),
+            "context_512": _stage(512, 1e4, 160, (2e-3, 1e-3), warmup=20, data=2, seq=4),
+            "context_2k": _stage(2048, 1e5, 40, (1e-3, 6e-4), warmup=5, data=2, seq=4),
+            "context_8k": _stage(8192, 1e6, 10, (6e-4, 1e-4), warmup=2, data=1, seq=8, rows=2),
         },
         sort_keys=False,
     )
@@ -90,11 +90,12 @@ def _stage(
     warmup: int,
     data: int,
     seq: int,
+    rows: int = 0,
 ) -> dict:
     return {
         "context_length": context_length,
         "rope_theta": theta,
-        "batch_tokens": 8192,
+        "batch_tokens": rows * context_length or 8192,
         "steps": steps,
         "learning_rate": learning_rates[0],
         "end_learning_rate": learning_rates[1],

@@ -1,5 +1,7 @@
 """The same loss and gradients on every mesh, and shardings for the sizes that no test could allocate."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,18 @@ def test_loss_and_gradients_are_those_of_one_device(params, expected, mesh_of, a
     ):
         scale = max(1.0, np.abs(other).max())
         np.testing.assert_allclose(leaf / scale, other / scale, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+def test_no_device_ever_holds_a_whole_sequence(params, mesh_of):
+    length = 16 * 13
+    shapes = {name: jax.ShapeDtypeStruct((2, length), x.dtype) for name, x in BATCH.items()}
+    mesh = mesh_of(seq=8)
+    places = shardings(MODEL.PARTITION_RULES, params, mesh), batch_shardings(shapes, mesh)
+    with jax.set_mesh(mesh):
+        program = jax.jit(step, in_shardings=places).lower(params, shapes).compile().as_text()
+    dimensions = set(re.findall(r"\d+", " ".join(re.findall(r"\w\d+\[([\d,]+)\]", program))))
+    assert str(length // 8) in dimensions
+    assert str(length) not in dimensions
 
 
 @pytest.mark.parametrize("size", ["7b", "13b"])
