@@ -27,7 +27,7 @@ def data(tmp_path_factory):
     """A data folder with the sources of the quickstart: pictures stand for video, a table for the VQGAN."""
     folder = tmp_path_factory.mktemp("corpus")
     rng, lines = np.random.default_rng(0), []
-    for index in range(24):
+    for index in range(48):
         pixels = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
         split = "heldout" if index % 4 == 0 else "train"
