@@ -33,9 +33,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     chosen = arguments.parse(argument, size="paper", quicktest=False)
     if chosen.size not in PARTS:
         raise ValueError(f"config argument size={chosen.size!r}: not known; known are {', '.join(PARTS)}")
-    config = ml_collections.ConfigDict(
-        {"experiment": f"vqgan_{chosen.size}", "seed": 0, "init": "", "checkpoint": {"keep": 1}} | PARTS[chosen.size]
-    )
+    shared = {"experiment": f"vqgan_{chosen.size}", "seed": 0, "init": "", "checkpoint": {"keep": 1}}
+    config = ml_collections.ConfigDict(shared | PARTS[chosen.size])
     return shrink(config) if chosen.quicktest else config
 
 

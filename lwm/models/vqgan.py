@@ -23,6 +23,8 @@ from lwm.models.autoencoder import Decoder, Encoder
 from lwm.models.codebook import counts, quantize, revive, unit, usage_and_perplexity
 from lwm.models.discriminator import Discriminator, discriminator_loss, generator_loss
 
+DTYPES = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class VQGANConfig:
@@ -38,7 +40,6 @@ class VQGANConfig:
     patch: int = 1  # pixels folded into channels before the first convolution
     groups: int = 32  # of GroupNorm
     shortcut: bool = False  # a linear map of each patch beside the encoder and the decoder
-    codebook_scale: float = 1.0
     cosine: bool = False  # look codes up by angle instead of by distance
     l1_weight: float = 1.0
     l2_weight: float = 0.0
@@ -55,9 +56,11 @@ class VQGANConfig:
     def __post_init__(self):
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
         if self.resolution % self.factor:
-            raise UserError(f"resolution: {self.resolution} is no multiple of {self.factor}; choose one that is")
+            raise UserError(f"resolution: {self.resolution} is no multiple of {self.factor}; use one that is")
         if self.channels % self.groups:
             raise UserError(f"groups: {self.groups} does not divide channels, {self.channels}; use a divisor")
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
         if self.adversarial_start and not self.refresh_every:
             raise UserError("refresh_every: 0 leaves the steps to adversarial_start uncounted; use 1 or more")
 
@@ -84,7 +87,7 @@ SIZES = {
     ),
     "tiny": dict(
         resolution=64,
-        channels=128,
+        channels=64,
         multipliers=(1,),
         blocks=0,
         latent_channels=16,
@@ -191,7 +194,7 @@ class VQGAN:
         """Revives the codes that this batch does not use (`codebook.revive`), every `refresh_every` steps."""
         z_BPC = self._latents(params, self._pixels(batch["images"]))
         embedding_VC = revive(self._codebook(params), z_BPC, key, noise=self.config.refresh_noise)
-        params = params | {"codebook": {"embedding": embedding_VC / self.config.codebook_scale}}
+        params = params | {"codebook": {"embedding": embedding_VC}}
         if "discriminator" in params:
             steps = params["discriminator"]["steps"] + self.refresh_every
             params["discriminator"] = params["discriminator"] | {"steps": steps}
@@ -222,7 +225,7 @@ class VQGAN:
         return unit(z_BPC) if self.config.cosine else z_BPC
 
     def _codebook(self, params: dict) -> Array:
-        embedding_VC = params["codebook"]["embedding"] * self.config.codebook_scale
+        embedding_VC = params["codebook"]["embedding"]
         return unit(embedding_VC) if self.config.cosine else embedding_VC
 
     def _decode(self, params: dict, q_BPC: Array) -> Array:

@@ -38,7 +38,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def adversarial_params(params):
-    """With a discriminator of random numbers: compiling `init` once more takes longer than all that needs it."""
+    """With a discriminator of random numbers: compiling `init` again takes longer than those tests."""
     shapes = jax.eval_shape(VQGAN(ADVERSARIAL).init, jax.random.key(0), BATCH)["discriminator"]
     assert shapes["steps"].shape == ()
     rng = np.random.default_rng(0)
@@ -158,6 +158,22 @@ def test_refresh_changes_dead_codes_and_nothing_else(params):
     assert len(np.unique(model.encode(fresh, BATCH["images"]))) > len(used)
 
 
+def test_a_shortcut_is_a_linear_map_of_patches(params):
+    """With the rest of the network at 0, a patch is rebuilt by two matrices, whatever is around it."""
+    model = VQGAN(dataclasses.replace(SMALL, shortcut=True))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), BATCH)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    into, back = jax.random.normal(jax.random.key(0), (48, 4)), jax.random.normal(jax.random.key(1), (4, 48))
+    zeros["encoder"]["shortcut"]["kernel"], zeros["decoder"]["shortcut"]["kernel"] = into, back
+    x_BHWC = model._pixels(BATCH["images"])
+    z_BPC = model._latents(zeros, x_BHWC)
+    patches_BPX = np.asarray(x_BHWC).reshape(8, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(8, 16, 48)
+    np.testing.assert_allclose(z_BPC, patches_BPX @ into, rtol=1e-4, atol=1e-4)
+    y_BHWC = np.asarray(model._decode(zeros, z_BPC))
+    rebuilt_BPX = y_BHWC.reshape(8, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(8, 16, 48)
+    np.testing.assert_allclose(rebuilt_BPX, patches_BPX @ into @ back, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("cosine", [False, True])
 def test_a_code_means_the_same_whatever_its_company(params, cosine):
     model = VQGAN(dataclasses.replace(SMALL, cosine=cosine))
@@ -217,6 +233,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_outside(params):
     [
         (dict(resolution=18), "resolution: 18 "),
         (dict(groups=3), "groups: 3 "),
+        (dict(dtype="float16"), "dtype: 'float16' "),
         (dict(adversarial_weight=1.0, adversarial_start=5, refresh_every=0), "refresh_every: 0 "),
     ],
 )
