@@ -11,7 +11,7 @@ from absl import app, flags, logging
 from lwm.errors import UserError
 
 CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices", 0, "Run on this many virtual CPU devices (0: on the devices that JAX finds).", lower_bound=0
+    "cpu_devices", 0, "Run on this many virtual CPU devices (0: those that JAX finds).", lower_bound=0
 )
 
 
