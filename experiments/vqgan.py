@@ -75,7 +75,7 @@ TINY = {
         "frames": {
             "context_length": 0,
             "batch_size": 32,
-            "steps": 400,
+            "steps": 600,
             "learning_rate": 3e-3,
             "end_learning_rate": 6e-5,
             "warmup_steps": 20,

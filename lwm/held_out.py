@@ -55,6 +55,8 @@ def evaluate_transformer(
         raise UserError(
             f"data: {data} holds out no document of {list(block['mixture'])}; prepare with --heldout"
         )
+    lengths = lengths or needle.lengths_within(T, texts)
+    _check_rows(jax.device_count(), {"context_length": T, "needle_lengths": max(lengths, default=T)})
     score = Scorer(build_model(config["model"], block), params, mesh)
     batches = {"batch_size": max(1, _BATCH_TOKENS // T), "track": track}
     windows = batches | {"context_length": T, "max_tokens": max_tokens}
@@ -66,7 +68,6 @@ def evaluate_transformer(
         training = _clips(_read(data, block["mixture"], "train"), manifest)
         counts_V = codes.count(np.concatenate([clip.tokens for clip in training]), manifest["codes"])
         values |= codes.evaluate(score.nll, clips, counts_V, **shape, **windows)
-    lengths = lengths or needle.lengths_within(T, texts)
     if texts and lengths and samples:
         grid = {"lengths": lengths, "depths": depths, "samples": samples}
         cells = needle.grid(score.greedy, tokenizer, texts, **grid, **batches)
@@ -93,6 +94,15 @@ def evaluate_vqgan(
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "rebuilt.png", picture(pairs[None], ".png", scale=max(1, 128 // images.shape[1])))
     return block["name"], values
+
+
+def _check_rows(devices: int, lengths: dict[str, int]) -> None:
+    for field, length in lengths.items():
+        if devices > 1 and length % (2 * devices):
+            raise UserError(
+                f"{field}: {length} cannot be cut into two chunks for each of {devices} devices; "
+                "run on one device, or on fewer"
+            )
 
 
 def _read(data: str, sources: Iterable[str], split: str) -> Iterator[datasets.Document]:

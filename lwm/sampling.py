@@ -85,6 +85,8 @@ def paint(
     ids = [run.tokenizer.bos, *run.tokenizer.encode(prompt), *start]
     frame, vqgan = manifest["codes_per_frame"] + 1, vqgan or manifest["vqgan"]
     _room(run, len(ids), frames * frame, f"for {frames} frames of {frame}")
+    if not (epath.Path(vqgan) / "config.json").exists():
+        raise UserError(f"vqgan: {vqgan} holds no config.json; give the workdir of a VQGAN by --vqgan")
     config, block, params = load_params(vqgan)
     if config["model"]["name"] != "vqgan":
         raise UserError(

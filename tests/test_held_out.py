@@ -43,26 +43,38 @@ def data(tmp_path_factory):
     return str(output)
 
 
+@pytest.fixture(scope="module")
+def checkpoints():
+    """Models and random parameters: "lwm", "text" (no vision tables), "vqgan", "large" (more codes)."""
+    blocks = {"lwm": MODEL, "text": MODEL | {"vision_vocab_size": 0}, "vqgan": VQGAN}
+    blocks |= {"large": VQGAN | {"codes": 2 * CODES}}
+    batch = {name: np.zeros((1, 8), np.int32) for name in ("tokens", "positions", "segments", "is_vision")}
+    models = {name: systems.build_model(block, STAGE) for name, block in blocks.items()}
+    return {
+        name: (blocks[name], model, jax.jit(model.init)(jax.random.key(0), batch))
+        for name, model in models.items()
+    }
+
+
 @pytest.fixture
-def workdirs(data, monkeypatch):
-    """Puts random models in place of checkpoints: "lwm", "text" (no vision tables), "vqgan", "large"."""
-    models = {"lwm": MODEL, "text": MODEL | {"vision_vocab_size": 0}, "vqgan": VQGAN}
-    models |= {"large": VQGAN | {"codes": 2 * CODES}}
+def workdirs(data, checkpoints, monkeypatch, tmp_path):
+    """Makes each of the checkpoints the workdir of its name."""
 
     def load(workdir, stage=None, mesh=None, rules=None):
-        block = models[str(workdir).rpartition("/")[2]]
-        model = systems.build_model(block, STAGE)
-        batch = {
-            name: np.zeros((1, 8), np.int32) for name in ("tokens", "positions", "segments", "is_vision")
-        }
-        params = jax.jit(model.init)(
-            jax.random.key(0), batch | {"images": np.zeros((1, SIDE, SIDE, 3), np.uint8)}
-        )
+        block, _, params = checkpoints[str(workdir).rpartition("/")[2]]
         return {"model": block, "data": {"path": data}}, STAGE, params
 
-    monkeypatch.setattr(held_out, "load_params", load)
-    monkeypatch.setattr(held_out, "make_mesh", lambda seq: None)
-    monkeypatch.setattr(sampling, "load_params", load)
+    def build(block, stage):
+        return next(model for known, model, _ in checkpoints.values() if known == block)
+
+    for name in checkpoints:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    for module in (held_out, sampling):
+        monkeypatch.setattr(module, "load_params", load)
+        monkeypatch.setattr(module, "build_model", build)
 
 
 def evaluated(workdir, **changes):
@@ -86,6 +98,16 @@ def test_a_transformer_is_measured_on_what_was_held_out(workdirs):
 def test_a_mixture_without_held_out_documents_is_an_error(workdirs, monkeypatch):
     monkeypatch.setitem(STAGE, "mixture", {})
     with pytest.raises(UserError, match="data: .*heldout"):
+        evaluated("lwm")
+
+
+def test_rows_that_a_ring_cannot_cut_are_an_error(workdirs, monkeypatch):
+    monkeypatch.setattr(held_out, "make_mesh", lambda seq: None)
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(UserError, match="needle_lengths: 450 cannot be cut"):
+        evaluated("lwm")
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    with pytest.raises(UserError, match="context_length: 512 cannot be cut"):
         evaluated("lwm")
 
 
@@ -120,6 +142,7 @@ def test_pictures_have_the_size_and_frames_asked_for(workdirs, tmp_path, kind, f
     [
         ("text", "vqgan", 1, "kind: 'image'"),
         ("lwm", "lwm", 1, "vqgan: lwm holds another model"),
+        ("lwm", "nowhere", 1, "vqgan: nowhere holds no config.json"),
         ("lwm", "large", 1, "vqgan: large has 32 codes, the data 16"),
         ("lwm", "vqgan", 200, "prompt: .* for 200 frames of 5"),
     ],

@@ -24,8 +24,8 @@ class TransformerConfig:
             narrow models want more.
         dtype: type of activations and of the products; parameters are always float32.
         remat: what a layer keeps for its backward pass beside its input: "none" (no rematerialisation) keeps
-            everything; "attention_saveable" the result of attention, so that no ring is run twice: for one
-            more BTD a layer most of the time of "none".
+            everything; "attention_saveable" keeps the result of attention, one more BTD a layer, so that no
+            ring runs twice.
         scan: compile one layer and loop over it; False unrolls the same layers (the parameters are the same).
         ffn_chunk, loss_chunk: tokens of a device that meet the feed-forward layer and the heads at a time;
             0 = all of them.
@@ -84,6 +84,8 @@ class TransformerConfig:
             )
         if self.head_dim % 2:
             raise UserError(f"head_dim: {self.head_dim} is odd; rotary embeddings turn pairs, make it even")
+        if self.init_std <= 0:
+            raise UserError(f"init_std: {self.init_std} is not positive; LLaMA starts from 0.02")
         if self.rope_theta <= 0:
             raise UserError(f"rope_theta: {self.rope_theta} is not positive; LLaMA starts from 10000")
         if self.dtype not in DTYPES:

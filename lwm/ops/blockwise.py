@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from lwm.ops.axes import ROWS, SEQUENCE, TENSOR, check_divides, per_device, pieces, present, spec
+from lwm.ops.axes import ROWS, SEQUENCE, TENSOR, active, check_divides, constrain, per_device, pieces, spec
 
 
 def feedforward(fn: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, *, chunk: int) -> jax.Array:
@@ -36,8 +36,9 @@ def feedforward(fn: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, *, chunk
     check_divides("T", T, SEQUENCE)
     r, n = pieces(ROWS), pieces(SEQUENCE)
     b, t = B // r, T // n
+    tokens = spec(ROWS, SEQUENCE)
     if not chunk or chunk >= t:
-        return fn(x_BTD)
+        return constrain(fn(constrain(x_BTD, tokens)), tokens)
     # One leading entry per shard, for weights as well: their gradients then stay on their device to the end.
     shards = x_BTD.reshape(r, b, n, t, D).swapaxes(1, 2).reshape(r * n, b, t, D)
     chunks = _chunks(_on_each_shard(shards), chunk, axis=2)
@@ -50,7 +51,7 @@ def feedforward(fn: Callable[[jax.Array], jax.Array], x_BTD: jax.Array, *, chunk
 
     y = _unchunk(lax.map(one, chunks), t, axis=2)
     y_BTD = y.reshape(r, n, b, t, -1).swapaxes(1, 2).reshape(B, T, -1)
-    return y_BTD if not n * r > 1 else lax.with_sharding_constraint(y_BTD, spec(ROWS, SEQUENCE))
+    return constrain(y_BTD, tokens)
 
 
 def cross_entropy(x_BTD: jax.Array, head_DV: jax.Array, targets_BT: jax.Array, *, chunk: int) -> jax.Array:
@@ -84,10 +85,10 @@ def _cross_entropy_forward(x_BTD, head_DV, targets_BT, chunk):
     def local(x_BTD, head_DV, targets_BT):
         def one(x_BTD, targets_BT):
             logits_BTV = _logits(x_BTD, head_DV)
-            top_BT = lax.pmax(jnp.max(logits_BTV, axis=-1), present(TENSOR))
+            top_BT = lax.pmax(jnp.max(logits_BTV, axis=-1), active(TENSOR))
             sum_BT = jnp.sum(jnp.exp(logits_BTV - top_BT[..., None]), axis=-1)
             own_BT = jnp.sum(jnp.where(_hit(logits_BTV, targets_BT), logits_BTV, 0.0), axis=-1)
-            sum_BT, own_BT = lax.psum((sum_BT, own_BT), present(TENSOR))
+            sum_BT, own_BT = lax.psum((sum_BT, own_BT), active(TENSOR))
             lse_BT = top_BT + jnp.log(sum_BT)
             return lse_BT - own_BT, lse_BT, logits_BTV
 
@@ -121,7 +122,7 @@ def _cross_entropy_backward(chunk, residuals, dnll_BT):
             dx_BTD = _unchunk(dx, rest[0].shape[1])
         else:
             dhead_DV, dx_BTD = add(dhead_DV, rest)
-        return lax.psum(dx_BTD, present(TENSOR)), lax.psum(dhead_DV, present(ROWS + SEQUENCE))
+        return lax.psum(dx_BTD, active(TENSOR)), lax.psum(dhead_DV, active(ROWS + SEQUENCE))
 
     x_BTD, head_DV, targets_BT, lse_BT, logits_BTV = residuals
     tokens, head = spec(ROWS, SEQUENCE), spec((), TENSOR)
@@ -146,7 +147,7 @@ def _logits(x_BTD, head_DV):
 def _hit(logits_BTV, targets_BT):
     """True where V, which is this device's share of the vocabulary, is the target."""
     V = logits_BTV.shape[-1]
-    first = lax.axis_index(present(TENSOR)) * V if present(TENSOR) else 0
+    first = lax.axis_index(active(TENSOR)) * V if active(TENSOR) else 0
     return first + jnp.arange(V) == targets_BT[..., None]
 
 
@@ -166,7 +167,5 @@ def _unchunk(chunks, length, axis=1):
 
 def _on_each_shard(x):
     """Lays the first axis over all the devices that hold different positions; the others as they come."""
-    if not present(ROWS + SEQUENCE):
-        return x
     rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
-    return lax.with_sharding_constraint(x, PartitionSpec(present(ROWS + SEQUENCE), *rest))
+    return constrain(x, PartitionSpec(active(ROWS + SEQUENCE), *rest))

@@ -32,12 +32,16 @@ def _backward(eps, residuals, dy_BTD):
     x_BTD, scale_D, rate_BT1 = residuals
     n_BTD = x_BTD.astype(jnp.float32) * rate_BT1
     dy_BTD = dy_BTD.astype(jnp.float32)
-    dn_BTD = dy_BTD * scale_D
-    dx_BTD = rate_BT1 * (dn_BTD - n_BTD * jnp.mean(dn_BTD * n_BTD, axis=-1, keepdims=True))
-    # The sum over positions as a product with ones: XLA on CPU is eight times slower at summing columns.
-    ones_BT = jnp.ones(x_BTD.shape[:-1], jnp.float32)
-    dscale_D = jnp.einsum("BT,BTD->D", ones_BT, dy_BTD * n_BTD, precision=jax.lax.Precision.HIGHEST)
-    return dx_BTD.astype(x_BTD.dtype), dscale_D
+    # Both sums as matrix products: 0.3 instead of 3.2 ms on two cores (T = 2048, D = 128), where XLA is slow
+    # at reducing what it has just computed.
+    product_BTD, ones_BT = dy_BTD * n_BTD, jnp.ones(x_BTD.shape[:-1], jnp.float32)
+    along_BT = _sum("BTD,D->BT", product_BTD, scale_D) / x_BTD.shape[-1]
+    dx_BTD = rate_BT1 * (dy_BTD * scale_D - n_BTD * along_BT[..., None])
+    return dx_BTD.astype(x_BTD.dtype), _sum("BT,BTD->D", ones_BT, product_BTD)
+
+
+def _sum(formula, a, b):
+    return jnp.einsum(formula, a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 rms_norm.defvjp(_forward, _backward)

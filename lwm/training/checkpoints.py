@@ -112,8 +112,9 @@ class StageCheckpoints:
 
 
 def stage_folder(workdir: epath.PathLike, index: int, name: str) -> epath.Path:
-    """WORKDIR/stages/<index>_<name>."""
-    return epath.Path(workdir) / "stages" / f"{index}_{name}"
+    """WORKDIR/stages/<index>_<name>, absolute, as Orbax wants it."""
+    workdir = epath.Path(workdir)
+    return (workdir if "://" in str(workdir) else workdir.absolute()) / "stages" / f"{index}_{name}"
 
 
 def latest_step(folder: epath.Path) -> int | None:

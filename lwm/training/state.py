@@ -41,7 +41,8 @@ def param_shapes(model: Any, batch: dict, mesh: Mesh | None) -> Any:
     Raises:
       ValueError: a parameter without a rule, or with a dimension that the mesh does not divide.
     """
-    with jax.set_mesh(mesh):
+    # Shapes do not depend on the mesh, and without one in context there is no ring to trace.
+    with jax.set_mesh(None):
         params = jax.eval_shape(lambda key: model.init(key, _zeros(batch)), _abstract_key())
     if mesh is None:
         return params
@@ -80,7 +81,7 @@ def init_state(
         return new_state(model.init(init_key, _zeros(batch)), optimizer, train_key)
 
     layout = shardings_of(state_shapes(model, optimizer, batch, mesh)) if mesh is not None else None
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(None):
         return jax.jit(init, out_shardings=layout)(init_key, train_key)
 
 

@@ -13,7 +13,7 @@ def debug_model():
     """(model, params): vocabulary of bytes, 64 codes."""
     model = LWM(TransformerConfig(**SIZES["debug"]))
     batch = {name: np.zeros((1, 8), np.int32) for name in ("tokens", "positions", "segments")}
-    params = model.init(jax.random.key(0), batch | {"is_vision": np.zeros((1, 8), bool)})
+    params = jax.jit(model.init)(jax.random.key(0), batch | {"is_vision": np.zeros((1, 8), bool)})
     return model, jax.tree.map(lambda w: w * 4 if w.ndim > 1 else w, params)
 
 

@@ -63,6 +63,7 @@ def test_published_counts(size, language):
         ("remat", "some"),
         ("layers", 0),
         ("rope_theta", 0.0),
+        ("init_std", -1.0),
         ("width", 32.0),
         ("layers", True),
         ("dtype", 16),

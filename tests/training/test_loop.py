@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lwm.errors import UserError
-from lwm.training.checkpoints import load_params
+from lwm.training.checkpoints import load_params, stage_folder
 from lwm.training.metrics import read_rows
 
 STAGES = {
@@ -147,6 +147,14 @@ def test_tables_that_init_lacks_are_random(tmp_path, run, config_of, saved):
     ):
         run(config_of({"a": {}}, init=str(tmp_path / "vision"), model={"width": 8}), tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def test_relative_folders(tmp_path, monkeypatch, run, config_of):
+    monkeypatch.chdir(tmp_path)
+    assert run(config_of({"a": {"steps": 1}, "b": {"steps": 1}}), "runs/w") is None
+    assert run(config_of({"c": {"steps": 1}}, experiment="other", init="runs/w"), "runs/x") is None
+    assert load_params("runs/x")[1]["name"] == "c"
+    assert str(stage_folder("gs://bucket/w", 2, "a")) == "gs://bucket/w/stages/2_a"
 
 
 def test_images_go_through_the_same_loop(tmp_path, run, config_of):
