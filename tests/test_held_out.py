@@ -45,15 +45,13 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoints():
-    """Models and random parameters: "lwm", "text" (no vision tables), "vqgan", "large" (more codes)."""
+    """Block, model and parameters by name; "text" (no vision tables) and "large" (more codes) have none."""
     blocks = {"lwm": MODEL, "text": MODEL | {"vision_vocab_size": 0}, "vqgan": VQGAN}
     blocks |= {"large": VQGAN | {"codes": 2 * CODES}}
     batch = {name: np.zeros((1, 8), np.int32) for name in ("tokens", "positions", "segments", "is_vision")}
     models = {name: systems.build_model(block, STAGE) for name, block in blocks.items()}
-    return {
-        name: (blocks[name], model, jax.jit(model.init)(jax.random.key(0), batch))
-        for name, model in models.items()
-    }
+    params = {name: jax.jit(models[name].init)(jax.random.key(0), batch) for name in ("lwm", "vqgan")}
+    return {name: (blocks[name], models[name], params.get(name)) for name in models}
 
 
 @pytest.fixture
