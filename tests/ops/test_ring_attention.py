@@ -113,7 +113,7 @@ def permutes(jaxpr, name="ppermute"):
 
 
 def test_inside_scan_and_checkpoint(mesh_of, qkv, packed):
-    """Gradients as without a mesh; with the named residuals saved, no forward pass of the ring is repeated."""
+    """Gradients as without a mesh; with the named residuals saved, no forward pass is repeated."""
     n, (x, _, _, dout), segments = 4, qkv(1, 32, 32, 2, 1, 4), packed(1, 32)
     zigzag, natural = zigzag_order(32, n), natural_order(32, n)
     named = checkpoint_policies.save_only_these_names("attention_out", "attention_lse")
@@ -176,8 +176,8 @@ def test_no_device_holds_the_sequence(mesh_of, qkv):
             return jax.vjp(functools.partial(ring_attention, block=16), q, k, v)[1](dout)
 
         with jax.set_mesh(mesh):
-            fn = jax.jit(step, in_shardings=place, out_shardings=place)
-            compiled = fn.lower(*qkv(1, T, T, 2, 1, 4)).compile()
+            inputs = jax.device_put(qkv(1, T, T, 2, 1, 4), place)
+            compiled = jax.jit(step, out_shardings=place).lower(*inputs).compile()
         sizes[n, T] = compiled.memory_analysis().temp_size_in_bytes
     assert abs(sizes[8, 1024] - sizes[4, 512]) < 0.1 * sizes[4, 512], sizes
     assert sizes[4, 1024] > 1.5 * sizes[4, 512], sizes
