@@ -42,8 +42,8 @@ def load(workdir: epath.PathLike, *, stage: str | None = None, data: str = "") -
             f"workdir: {workdir} holds another model, {config['model']['name']}; give a transformer's workdir"
         )
     data = data or config["data"]["path"]
-    model = build_model(config["model"], block)
-    return Run(model, params, load_tokenizer(data), load_manifest(data), block["context_length"])
+    manifest, model = load_manifest(data), build_model(config["model"], block)
+    return Run(model, params, load_tokenizer(data), manifest, block["context_length"])
 
 
 def write(run: Run, prompt: str, *, new_tokens: int, sampling: Sampling, seed: int) -> str:
@@ -121,6 +121,6 @@ def _room(run: Run, prompt: int, least: int, purpose: str) -> int:
     if room < least:
         raise UserError(
             f"prompt: {prompt} tokens leave {max(room, 0)} of the context's {run.context_length} {purpose}; "
-            "shorten it or give another --stage"
+            "shorten it, ask for less, or give another --stage"
         )
     return room

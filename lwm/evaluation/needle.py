@@ -99,6 +99,8 @@ def grid(
     greedy: a batch of `windows.pack` -> nll_BT and hit_BT, see `Scorer.greedy`.
     documents: held-out text ids, joined into one haystack. batch_size: rows at once.
     """
+    if max(depths) > 100:
+        raise UserError(f"needle_depths: {max(depths)} is beyond the end; give percents from 0 to 100")
     haystack = np.concatenate([np.asarray(document, np.int32) for document in documents])
     if max(lengths) > len(haystack):
         raise UserError(

@@ -67,7 +67,9 @@ def frame_ends(frames: int, *, codes: int, codes_per_frame: int) -> np.ndarray:
 def check_output(path: os.PathLike | str, kind: str) -> None:
     """UserError unless `path` has a suffix for the kind ("image", "video")."""
     if PurePath(path).suffix.lower() != SUFFIXES[kind]:
-        raise UserError(f"output: {path} is no file name for --kind={kind}; end it in {SUFFIXES[kind]}")
+        raise UserError(
+            f"output: {str(path)!r} is no file name for --kind={kind}; end it in {SUFFIXES[kind]}"
+        )
 
 
 def picture(images_FHWC: np.ndarray, suffix: str, *, fps: float = 0, scale: int = 1) -> bytes:

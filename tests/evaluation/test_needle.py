@@ -119,6 +119,19 @@ def test_lengths_beyond_the_text_or_too_short_for_the_question_are_refused(bigra
             )
 
 
+def test_a_depth_beyond_the_end_is_refused(bigram):
+    with pytest.raises(UserError, match="needle_depths: 150"):
+        grid(
+            Scorer(*bigram).greedy,
+            TOKENIZER,
+            [HAYSTACK],
+            lengths=(500,),
+            depths=(0, 150),
+            samples=1,
+            batch_size=1,
+        )
+
+
 def test_wilson_intervals_are_the_published_ones():
     # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
