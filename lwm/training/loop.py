@@ -95,7 +95,8 @@ def train(
         for plan in plans:
             if plan.index and names[plan.index - 1] == stop_after:
                 break
-            if not _run_stage(plan, run):
+            ended = _run_stage(plan, run)
+            if interrupts.received or not ended:
                 return interrupts.received or signal.SIGTERM
         return None
 

@@ -48,13 +48,9 @@ def two_hosts(workdir, stop_after):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-c", WORKER, str(workdir), port]
-    hosts = [
-        subprocess.Popen(
-            [*command, str(host), stop_after], cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{HERE.parents[1]}:{HERE}"},
-        )
-        for host in range(2)
-    ]  # fmt: skip
+    settings = dict(cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    settings["env"] = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{HERE.parents[1]}:{HERE}"}
+    hosts = [subprocess.Popen([*command, str(host), stop_after], **settings) for host in range(2)]
     shown = [host.communicate(timeout=300)[0] for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], "\n".join(shown)
     return shown

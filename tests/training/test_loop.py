@@ -121,6 +121,18 @@ def test_a_signal_saves_and_stops(
     assert rows_of(tmp_path) == rows_of(uninterrupted)
 
 
+def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(tmp_path, run, config_of, stream_class):
+    class Kicked(stream_class):
+        def __next__(self):
+            if self.index == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__next__()
+
+    stages = {"a": {"steps": 1}, "b": {"steps": 1}}
+    assert run(config_of(stages), tmp_path, open_batches=Kicked) == signal.SIGTERM
+    assert [folder.name for folder in (tmp_path / "stages").iterdir()] == ["0_a"]
+
+
 def test_a_loss_that_is_no_number_stops_before_it_is_saved(tmp_path, run, config_of):
     with pytest.raises(UserError, match="config.stages.a.learning_rate: 0.01 made the loss nan at step 1"):
         run(config_of({"a": {"steps": 1}}, model={"fail": True}), tmp_path)
