@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -258,7 +259,8 @@ def saved():
 
     def read(folder):
         folder = folder / str(latest_step(folder))
-        arrays = {name: ocp.PyTreeCheckpointer().restore(folder / name) for name in ("params", "rest")}
+        with warnings.catch_warnings(action="ignore"):  # that it finds out the shardings by itself
+            arrays = {name: ocp.PyTreeCheckpointer().restore(folder / name) for name in ("params", "rest")}
         return arrays, json.loads((folder / "position" / "metadata").read_text())
 
     return read
