@@ -166,7 +166,7 @@ def test_hops_of_the_compiled_program(mesh_of, qkv, n):
 
 
 def test_no_device_holds_the_sequence(mesh_of, qkv):
-    """Temporary memory of a device stays the same when length and devices double together."""
+    """Temporary memory of a device does not grow when length and devices double together."""
     sizes = {}
     for n, T in ((4, 512), (8, 1024), (4, 1024)):
         mesh = mesh_of(seq=n)
@@ -179,5 +179,5 @@ def test_no_device_holds_the_sequence(mesh_of, qkv):
             inputs = jax.device_put(qkv(1, T, T, 2, 1, 4), place)
             compiled = jax.jit(step, out_shardings=place).lower(*inputs).compile()
         sizes[n, T] = compiled.memory_analysis().temp_size_in_bytes
-    assert abs(sizes[8, 1024] - sizes[4, 512]) < 0.1 * sizes[4, 512], sizes
+    assert sizes[8, 1024] < 1.1 * sizes[4, 512], sizes
     assert sizes[4, 1024] > 1.5 * sizes[4, 512], sizes
