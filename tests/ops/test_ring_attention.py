@@ -165,6 +165,7 @@ def test_hops_of_the_compiled_program(mesh_of, qkv, n):
     assert not any(re.search(r"all-(gather|reduce|to-all)\(", text) for text in texts)
 
 
+@pytest.mark.slow
 def test_no_device_holds_the_sequence(mesh_of, qkv):
     """Temporary memory of a device does not grow when length and devices double together."""
     sizes = {}
