@@ -8,6 +8,7 @@ import pytest
 from lwm.models.codebook import counts, nearest, quantize, revive, unit, usage_and_perplexity
 
 B, P, V, C = 3, 5, 11, 4
+compiled_revive = jax.jit(revive, static_argnames="noise")
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_revival_replaces_exactly_the_dead_codes(z_BPC, codebook_VC, noise):
     codebook_VC = codebook_VC.at[4].set(100.0).at[7].set(-100.0)
     dead_V = np.asarray(counts(nearest(z_BPC, codebook_VC)[0], V) == 0)
     assert 2 <= dead_V.sum() < V
-    revived_VC = jax.jit(revive, static_argnames="noise")(codebook_VC, z_BPC, jax.random.key(3), noise=noise)
+    revived_VC = compiled_revive(codebook_VC, z_BPC, jax.random.key(3), noise=noise)
     np.testing.assert_array_equal((revived_VC != codebook_VC).any(-1), dead_V)
     apart_VN = np.abs(np.asarray(revived_VC)[dead_V][:, None] - np.asarray(z_BPC).reshape(-1, C)).max(-1)
     assert (apart_VN.min(-1) <= 5 * noise).all()
@@ -79,7 +80,7 @@ def test_revival_replaces_exactly_the_dead_codes(z_BPC, codebook_VC, noise):
 
 def test_revival_depends_on_its_key_alone(z_BPC):
     codebook_VC = jnp.full((V, C), 100.0)
-    one, same, other = (revive(codebook_VC, z_BPC, jax.random.key(k), noise=0.1) for k in (0, 0, 1))
+    one, same, other = (compiled_revive(codebook_VC, z_BPC, jax.random.key(k), noise=0.1) for k in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
@@ -87,13 +88,14 @@ def test_revival_depends_on_its_key_alone(z_BPC):
 def test_revival_goes_where_the_codebook_is_worst():
     near, far = jnp.zeros((1, 500, C)), jnp.full((1, 4, C), 9.0)
     codebook_VC = jnp.full((3, C), 1e3).at[0].set(1e-3)
-    revived_VC = revive(codebook_VC, jnp.concatenate([near, far], axis=1), jax.random.key(0), noise=0.0)
+    z_BPC = jnp.concatenate([near, far], axis=1)
+    revived_VC = compiled_revive(codebook_VC, z_BPC, jax.random.key(0), noise=0.0)
     np.testing.assert_array_equal(revived_VC[1:], 9.0)
 
 
 def test_more_dead_codes_than_vectors():
     z_BPC = jax.random.normal(jax.random.key(0), (1, 3, C))
-    revived_VC = revive(jnp.full((10, C), 50.0), z_BPC, jax.random.key(1), noise=0.01)
+    revived_VC = compiled_revive(jnp.full((10, C), 50.0), z_BPC, jax.random.key(1), noise=0.01)
     # One code of ten is the nearest to all (a tie goes to the first); nine are dead, three vectors to be had.
     np.testing.assert_array_equal(revived_VC[0], 50.0)
     assert (np.abs(np.asarray(revived_VC[1:])) < 10).all()
