@@ -57,10 +57,10 @@ def lwm() -> ml_collections.ConfigDict:
                 "vision_vocab_size": CODES + 2,  # and <eof>, <eov>
                 "init_std": 0.08,  # 1 / sqrt(D); with LLaMA's 0.02 so narrow a model starts too slowly
                 "dtype": "float32",
-                "remat": "none",
+                "remat": "attention_saveable",
                 "ffn_chunk": 0,
                 "loss_chunk": 0,
-                "attention_block": 512,
+                "attention_block": 128,  # small blocks stay in a CPU core's cache
             },
             "data": {"path": DATA},
             "init": "",

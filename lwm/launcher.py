@@ -58,7 +58,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        _fail(str(error).splitlines()[0])
+        lines = str(error).strip().splitlines()
+        # An error inside a config file comes as a heading, a traceback and, last, the reason.
+        _fail(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
 
 
 def _fail(line: str) -> None:

@@ -44,7 +44,8 @@ def lwm_step(length: int, devices: int, shape: dict):
     from lwm.training.step import make_train_step
 
     config = TransformerConfig(
-        vocab_size=TEXT_VOCABULARY, vision_vocab_size=VISION_VOCABULARY, **shape, remat="none"
+        vocab_size=TEXT_VOCABULARY, vision_vocab_size=VISION_VOCABULARY, **shape,
+        remat="attention_saveable", attention_block=128 if devices > 1 else 512,
     )
     model = LWM(config)
     optimizer = make_optimizer(learning_rate=1e-3, end_learning_rate=1e-3, warmup_steps=1, steps=100,
