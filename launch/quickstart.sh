@@ -46,13 +46,13 @@ step "Install into .venv" .venv/bin/python \
 step "Lay out the corpus" "$work/input/captions.jsonl" \
   $python launch/quickstart_corpus.py "$work/input"
 step "Prepare text and frames" "$work/data/data.json" \
-  $python -m lwm.prepare --input="$work/input" --output="$work/data" --resolution=64 --fps=0 \
+  $python -m lwm.prepare --input="$work/input" --output="$work/data" --resolution=64 --fps=0 --views=8 \
   --tokenizer=train --vocab_size=2048
 step "Train the VQGAN" "$work/vqgan/stages" \
   $python -m lwm.train --config=experiments/quickstart.py:vqgan --workdir="$work/vqgan" \
   --config.data.path="$work/data"
 step "Encode the video" "$work/data/documents/video" \
-  $python -m lwm.prepare --input="$work/input" --output="$work/data" --resolution=64 --fps=0 \
+  $python -m lwm.prepare --input="$work/input" --output="$work/data" --resolution=64 --fps=0 --views=8 \
   --tokenizer=train --vocab_size=2048 --vqgan="$work/vqgan"
 step "Train the transformer: 512, 2K, 8K tokens" "$work/lwm/stages" \
   $python -m lwm.train --config=experiments/quickstart.py:lwm --workdir="$work/lwm" \

@@ -23,6 +23,9 @@ FPS = flags.DEFINE_float("fps", 4.0, "Frames kept per second of video; 0: every 
 HELDOUT = flags.DEFINE_float("heldout", 0.1, "Share of documents and of each video's end not trained on.")
 MAX_FRAMES = flags.DEFINE_integer("max_frames", 0, "Frames kept of a video's start; 0: all.", lower_bound=0)
 MAX_CAPTION = flags.DEFINE_integer("max_caption", 0, "Leave out pictures with more tokens of text; 0: none.")
+VIEWS = flags.DEFINE_integer(
+    "views", 1, "Versions of each training picture: itself, the others random crops.", lower_bound=1
+)
 VQGAN = flags.DEFINE_string("vqgan", None, "Workdir of the VQGAN that encodes the pictures.")
 SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents.")
 
@@ -72,6 +75,7 @@ def main():
         heldout=HELDOUT.value,
         max_frames=MAX_FRAMES.value,
         max_caption=MAX_CAPTION.value,
+        views=VIEWS.value,
         seed=SEED.value,
         vqgan=VQGAN.value,
         load_encoder=load_encoder,

@@ -1,19 +1,21 @@
-"""Pictures of a folder on their way into a data folder: decoded once, stored, encoded once.
+"""Pictures of a folder on their way into a data folder: decoded, stored, encoded once.
 
-Each file is first spooled (partial/frames, partial/codes), which is where an interrupted run goes on.
+Each file is first spooled (partial/frames, partial/codes), which is where an interrupted run goes on. Of what
+is trained on, further views may be kept, each like a file of its own named "FILE#1", "FILE#2", …
 """
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from etils import epath
 
 from lwm.data import datasets, splits
-from lwm.data.inputs import SPLITS, media_kind
+from lwm.data.inputs import SPLITS, Item, media_kind
 from lwm.data.progress import Track
-from lwm.data.video import BrokenMedia, read_image, read_video
+from lwm.data.video import WHOLE, BrokenMedia, View, draw_view, read_image, read_video
 
 Counts = dict[str, dict[str, int]]  # media file -> split -> frames
 _CHUNK = 256  # frames handed to the encoder at a time
@@ -28,31 +30,46 @@ def store_frames(
     fps: float,
     max_frames: int,
     heldout: float,
+    views: int,
+    seed: int,
     track: Track,
 ) -> tuple[Counts, list[tuple[str, str]]]:
     """Decodes the files `asked` ({name: its split, None to split it in time}) and writes them as Frames.
 
-    Returns the frames of each file by split, and (name, reason) of the files that are broken.
+    Of what is trained on there are `views` views: the picture itself, the others drawn from `seed` and the
+    file's name, each the same for all frames of its clip.
+
+    Returns the frames of each file and view by split, and (name, reason) of the files that are broken.
     """
     spool = output / "partial" / "frames"
     spool.mkdir(parents=True, exist_ok=True)
+
+    def spooled(name: str, view_name: str, view: View) -> int:
+        """Frames of a view, decoded if they are not there yet."""
+        path, kept = os.path.join(folder, name), _key(spool, view_name, "raw")
+        if not kept.exists() and media_kind(name) == "image":
+            _spool(kept, [read_image(path, resolution=resolution, view=view)])
+        elif not kept.exists():
+            _spool(kept, read_video(path, resolution=resolution, fps=fps, max_frames=max_frames, view=view))
+        return kept.stat().length // (resolution * resolution * 3)
+
     counts, broken = {}, []
     for name, split in track(asked.items(), "frames", len(asked), "files"):
-        path, spooled = os.path.join(folder, name), _key(spool, name, "raw")
         try:
-            if not spooled.exists() and media_kind(name) == "image":
-                _spool(spooled, [read_image(path, resolution=resolution)])
-            elif not spooled.exists():
-                _spool(spooled, read_video(path, resolution=resolution, fps=fps, max_frames=max_frames))
+            total = spooled(name, name, WHOLE)
+            if split:
+                counts[name] = {split: total}
+            else:
+                train = splits.train_frames(total, heldout)
+                counts[name] = {"train": train}
+                if train < total:
+                    counts[name]["heldout"] = total - train
+            for number in range(1, views if "train" in counts[name] else 1):
+                random = np.random.default_rng((seed, zlib.crc32(name.encode()), number))
+                spooled(name, view_name(name, number), draw_view(random))
+                counts[view_name(name, number)] = {"train": counts[name]["train"]}
         except BrokenMedia as error:
             broken.append((name, str(error)))
-            continue
-        total = spooled.stat().length // (resolution * resolution * 3)
-        if split:
-            counts[name] = {split: total}
-        else:
-            train = splits.train_frames(total, heldout)
-            counts[name] = {"train": train, "heldout": total - train} if train < total else {"train": total}
     if counts:
         held = [split for split in SPLITS if any(split in by_split for by_split in counts.values())]
         records = {
@@ -60,6 +77,23 @@ def store_frames(
         }
         datasets.write_frames(output, records, resolution=resolution)
     return counts, broken
+
+
+def with_views(items: Iterable[Item], counts: Counts) -> list[Item]:
+    """`items`, each picture followed by its further views."""
+    shown = []
+    for item in items:
+        shown.append(item)
+        number = 1
+        while item.media and view_name(item.media, number) in counts:
+            shown.append(item._replace(media=view_name(item.media, number)))
+            number += 1
+    return shown
+
+
+def view_name(name: str, number: int) -> str:
+    """What a further view of a file is called in `Counts` and in the spool."""
+    return f"{name}#{number}"
 
 
 def encode_media(

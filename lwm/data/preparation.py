@@ -16,6 +16,7 @@ from lwm.data.inputs import SPLITS, Item, read_parts, scan
 from lwm.errors import UserError
 
 Encode = Callable[[np.ndarray], np.ndarray]
+_DECODING = ("resolution", "fps", "max_frames", "heldout", "views", "seed")  # settings the frames depend on
 
 
 def prepare(
@@ -29,6 +30,7 @@ def prepare(
     heldout: float = 0.1,
     max_frames: int = 0,
     max_caption: int = 0,
+    views: int = 1,
     seed: int = 0,
     vqgan: str | None = None,
     load_encoder: Callable[[str], tuple[Encode, int]] | None = None,
@@ -59,6 +61,7 @@ def prepare(
         "heldout": heldout,
         "max_frames": max_frames,
         "max_caption": max_caption,
+        "views": views,
         "seed": seed,
         "vqgan": os.path.abspath(vqgan) if vqgan else None,
     }
@@ -79,12 +82,13 @@ def prepare(
         sources = dict.fromkeys(item.source for item in kept)
         pictured = {item.source for item in kept if item.has_vision}
         built, codes_per_frame = [source for source in sources if source not in pictured], None
+        shown = media.with_views(kept, record["media"])
         if encode:
-            wanted = frozenset(item.media for item in kept if item.has_vision)
+            wanted = frozenset(item.media for item in shown if item.has_vision)
             codes_per_frame = media.encode_media(output, record["media"], wanted, encode, track)
             built += [source for source in sources if source in pictured]
         for source in built:
-            mine = [item for item in kept if item.source == source]
+            mine = [item for item in shown if item.source == source]
             assembly.store_documents(input, output, source, mine, record["media"], ids, codes, track)
         done = {
             "tokenizer": "bytes" if isinstance(ids, tokenizers.ByteTokenizer) else "sentencepiece",
@@ -165,7 +169,7 @@ def _store_media(
         return
     _remove(datasets.frames_dir(output))
     asked = {item.media: item.split for item in items if item.media}
-    options = {name: record["settings"][name] for name in ("resolution", "fps", "max_frames", "heldout")}
+    options = {name: record["settings"][name] for name in _DECODING}
     record["media"], record["broken"] = media.store_frames(input, output, asked, track=track, **options)
     if not record["media"] and all(item.media for item in items):
         output.rmtree()

@@ -1,11 +1,13 @@
 """Square frames from videos and images.
 
-Short side to R, centre crop to R×R (PAPERS: LWM `vision_chat.py` does the same at 256), sampled by the time
-that each frame is shown at, not by its number, so that variable frame rates come out even.
+Short side to R, centre crop to R×R (PAPERS: LWM `vision_chat.py` does the same at 256), or another view of
+the picture; sampled by the time that each frame is shown at, not by its number, so that variable frame rates
+come out even.
 """
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -24,7 +26,30 @@ class BrokenMedia(Exception):
     """A file that cannot be decoded; the text says why in a few words."""
 
 
-def read_video(path: str, *, resolution: int, fps: float = 0, max_frames: int = 0) -> Iterator[np.ndarray]:
+class View(NamedTuple):
+    """The square of a picture that is kept.
+
+    side: its side over the picture's short side. top, left: where it lies in what it leaves free, 0 to 1.
+    """
+
+    side: float = 1.0
+    top: float = 0.5
+    left: float = 0.5
+    mirrored: bool = False
+
+
+WHOLE = View()
+
+
+def draw_view(random: np.random.Generator) -> View:
+    """Returns a square of half to all of the short side, anywhere in the picture, mirrored or not."""
+    side, top, left, coin = random.random(4)
+    return View((1 + side) / 2, top, left, bool(coin < 0.5))
+
+
+def read_video(
+    path: str, *, resolution: int, fps: float = 0, max_frames: int = 0, view: View = WHOLE
+) -> Iterator[np.ndarray]:
     """Yields the frames of a video as uint8 [R, R, 3], in order of time, holding one at a time.
 
     Args:
@@ -33,6 +58,7 @@ def read_video(path: str, *, resolution: int, fps: float = 0, max_frames: int = 
       fps: frames kept per second of film, 0 for all. Kept is the first frame shown at or after k / fps, for
         each k; none is repeated, so a rate above the film's own keeps every frame.
       max_frames: stop after this many, 0 for no limit.
+      view: what is kept of every frame.
 
     Raises:
       BrokenMedia: the file cannot be opened, has no video stream, no frame, or breaks while it is decoded.
@@ -51,7 +77,7 @@ def read_video(path: str, *, resolution: int, fps: float = 0, max_frames: int = 
                 periods = (time - start) * fps + _SLACK
                 if periods < due:
                     continue
-                yield _square(frame, resolution, aspect)
+                yield _square(frame, resolution, aspect, view)
                 kept += 1
                 if kept == max_frames:
                     return
@@ -62,7 +88,7 @@ def read_video(path: str, *, resolution: int, fps: float = 0, max_frames: int = 
         raise BrokenMedia("has no frame that can be decoded")
 
 
-def read_image(path: str, *, resolution: int) -> np.ndarray:
+def read_image(path: str, *, resolution: int, view: View = WHOLE) -> np.ndarray:
     """Returns an image as uint8 [R, R, 3]; transparency is laid on white, EXIF rotation applied.
 
     Raises BrokenMedia if Pillow cannot read it.
@@ -74,20 +100,24 @@ def read_image(path: str, *, resolution: int) -> np.ndarray:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = image.convert("RGB")
-            image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+            side = view.side * min(image.size)
+            left, top = (image.width - side) * view.left, (image.height - side) * view.top
+            box = (left, top, left + side, top + side)
+            image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).replace(repr(path), "it").replace(path, "it")
         raise BrokenMedia(f"cannot be decoded: {reason}") from None
-    return np.asarray(image)
+    return np.asarray(ImageOps.mirror(image) if view.mirrored else image)
 
 
-def _square(frame: av.VideoFrame, resolution: int, aspect: float) -> np.ndarray:
-    """One decoded frame, whose pixels are `aspect` times as wide as high, as uint8 [R, R, 3]."""
+def _square(frame: av.VideoFrame, resolution: int, aspect: float, view: View) -> np.ndarray:
+    """A view of one decoded frame, whose pixels are `aspect` times as wide as high, as uint8 [R, R, 3]."""
     width, height = frame.width * aspect, frame.height
-    scale = resolution / min(width, height)
+    scale = resolution / (view.side * min(width, height))
     width, height = (max(resolution, round(side * scale)) for side in (width, height))
     how = "AREA" if scale < 1 else "BICUBIC"
     pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=how)
-    top, left = (height - resolution) // 2, (width - resolution) // 2
+    top, left = int((height - resolution) * view.top), int((width - resolution) * view.left)
     pixels = pixels[top : top + resolution, left : left + resolution]
-    return np.ascontiguousarray(np.rot90(pixels, k=round(frame.rotation / 90)))
+    pixels = np.rot90(pixels, k=round(frame.rotation / 90))
+    return np.ascontiguousarray(pixels[:, ::-1] if view.mirrored else pixels)

@@ -287,3 +287,16 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"a": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+
+
+def test_views_add_crops_of_what_is_trained_on_and_of_nothing_else(data_dir, folder, options, tmp_path):
+    prepare(**options(folder, tmp_path / "data", views=3, vqgan="fake"))
+    viewed, plain = everything(tmp_path / "data"), everything(data_dir)
+    assert viewed["heldout"] == plain["heldout"]
+    for source in SOURCES:
+        assert viewed[source, "heldout"] == plain[source, "heldout"]
+        grown = 3 if plain[source, "train"] and any(plain[source, "train"][0][2]) else 1
+        assert len(viewed[source, "train"]) == grown * len(plain[source, "train"])
+    assert len(viewed["train"]) == 3 * len(plain["train"]) and set(plain["train"]) < set(viewed["train"])
+    prepare(**options(folder, tmp_path / "again", views=3, vqgan="fake"))
+    assert everything(tmp_path / "again") == viewed

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lwm.data.video import BrokenMedia, read_image, read_video
+from lwm.data.video import BrokenMedia, View, draw_view, read_image, read_video
 
 
 def levels(path, **options):
@@ -113,3 +113,31 @@ def test_what_cannot_be_decoded_says_why(tmp_path, ramp):
             list(read_video(str(tmp_path / name), resolution=8))
     with pytest.raises(BrokenMedia, match="cannot be decoded"):
         read_image(str(tmp_path / "i.png"), resolution=8)
+
+
+def test_a_view_is_a_square_of_the_picture(tmp_path, write_video):
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:16, :32], picture[16:, 32:] = 200, 90
+    write_video(tmp_path / "film.mp4", [picture] * 3)
+    Image.fromarray(picture).save(tmp_path / "still.png")
+    corners = {(0.0, 0.0): 200, (0.0, 1.0): 0, (1.0, 0.0): 0, (1.0, 1.0): 90}
+    for (top, left), level in corners.items():
+        view = View(side=0.5, top=top, left=left)
+        still = read_image(tmp_path / "still.png", resolution=8, view=view)
+        for frame in (still, *read_video(str(tmp_path / "film.mp4"), resolution=8, view=view)):
+            assert frame.shape == (8, 8, 3) and np.abs(frame[2:6, 2:6].astype(int) - level).max() < 12
+    there = View(left=0.25)
+    for read in (
+        lambda **how: read_image(tmp_path / "still.png", **how),
+        lambda **how: next(read_video(str(tmp_path / "film.mp4"), **how)),
+    ):
+        straight = read(resolution=16, view=there)
+        np.testing.assert_array_equal(
+            read(resolution=16, view=there._replace(mirrored=True)), straight[:, ::-1]
+        )
+
+
+def test_drawn_views_lie_in_the_picture():
+    views = [draw_view(np.random.default_rng(seed)) for seed in range(50)]
+    assert all(0.5 <= v.side <= 1 and 0 <= v.top <= 1 and 0 <= v.left <= 1 for v in views)
+    assert len(set(views)) == 50 and {v.mirrored for v in views} == {True, False}
