@@ -85,8 +85,9 @@ def with_views(items: Iterable[Item], counts: Counts) -> list[Item]:
     for item in items:
         shown.append(item)
         number = 1
-        while item.media and view_name(item.media, number) in counts:
-            shown.append(item._replace(media=view_name(item.media, number)))
+        while item.media and (view := view_name(item.media, number)) in counts:
+            # A file that nothing is said about is its own item.
+            shown.append(item._replace(media=view, path=view if item.path == item.media else item.path))
             number += 1
     return shown
 
