@@ -35,7 +35,7 @@ def forward(travel: Travel, mine, theirs, settings: dict):
     def attend(part, meetings, theirs):
         for queries, keys, mask in meetings:
             (q, q_segments), (k, v, k_segments) = take(mine, queries), take(theirs, keys)
-            starts = {"q_start": queries.start, "k_start": keys.start}
+            starts = {"q_start": queries.start, "k_start": keys.start, "stripes": shards.stripes}
             earlier = take(part, queries)
             new = attend_block(q, k, v, q_segments, k_segments, mask=mask, part=earlier, **starts, **settings)
             part = put(part, new, queries)
@@ -84,7 +84,7 @@ def backward(travel: Travel, mine, theirs, settings: dict):
         """dq with what the meetings add, and a list of (run of keys, its dK and dV)."""
         found = []
         for queries, keys, mask in meetings:
-            starts = {"q_start": queries.start, "k_start": keys.start}
+            starts = {"q_start": queries.start, "k_start": keys.start, "stripes": shards.stripes}
             dq_more, *dkv = grads(take(mine, queries), take(theirs, keys), mask=mask, **starts)
             dq = add(dq, dq_more, queries)
             found.append((keys, tuple(dkv)))
