@@ -11,9 +11,13 @@
 Sources: FlashAttention-2 (arXiv 2307.08691); the kernels were written for this project.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import pallas as pl
 
 from lwm.ops.dropout import Dropout
@@ -24,6 +28,7 @@ from lwm.ops.flash_tpu_tiles import Tiles, block_sizes, pad_rows
 from lwm.ops.masks import Mask
 
 HEAD_SIZES = 64, 128, 256
+TYPES = {jnp.dtype(jnp.bfloat16)}, {jnp.dtype(jnp.float32)}  # of queries and keys together
 Part = tuple[jax.Array, jax.Array]
 
 
@@ -125,6 +130,28 @@ def attend_block_grad(
     return case.join_q(dq), case.join_k(dk), case.join_k(dv)
 
 
+def replaces_on_tpu(kernel: Callable) -> Callable:
+    """Decorator: the function as it is, but `kernel` with the same arguments wherever it is compiled for TPU.
+
+    What decides is the platform that a program is lowered for, not that of this machine. Head sizes and types
+    that the kernels cannot tile stay with the function.
+    """
+
+    def decorate(function):
+        @functools.wraps(function)
+        def either(q_BTNH, k_BSKH, *others, **options):
+            arrays = q_BTNH, k_BSKH, *others
+            if q_BTNH.shape[-1] not in HEAD_SIZES or {q_BTNH.dtype, k_BSKH.dtype} not in TYPES:
+                return function(*arrays, **options)
+            return lax.platform_dependent(
+                tpu=lambda: kernel(*arrays, **options), default=lambda: function(*arrays, **options)
+            )
+
+        return either
+
+    return decorate
+
+
 class _Case:
     """One call: its arguments checked, its tiles chosen, and the layouts of its arrays."""
 
@@ -134,7 +161,7 @@ class _Case:
             raise ValueError(f"q_BTNH: {self.N} heads are not a multiple of {self.K} key/value heads")
         if self.H not in HEAD_SIZES:
             raise ValueError(f"H: {self.H} is not a head size that the TPU kernel tiles; one of {HEAD_SIZES}")
-        if q.dtype != k.dtype or q.dtype not in (jnp.bfloat16, jnp.float32):
+        if {q.dtype, k.dtype} not in TYPES:
             raise ValueError(f"dtype: queries {q.dtype}, keys {k.dtype}; both bfloat16 or both float32")
         if (q_segments is None) != (k_segments is None):
             raise ValueError("segments: give those of queries and of keys, or neither")

@@ -1,13 +1,14 @@
 """The backward TPU kernels: one walks over keys for dq, the other over queries for dk and dv.
 
-Both recompute weights from the log-sum-exp of the whole row (FlashAttention-2, arXiv 2307.08691, algorithm 2).
-Heads and scores lie as in flash_tpu_forward.py. Rows that saw nothing come with lse = +inf.
+Both recompute the weights from the log-sum-exp of the whole row (FlashAttention-2, arXiv 2307.08691,
+algorithm 2). Heads and scores lie as in flash_tpu_forward.py. Rows that saw nothing come with lse = +inf.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -33,7 +34,7 @@ def backward_q(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, int
     rows = pl.BlockSpec((None, None, G, q_size, H), lambda b, m, i, jj, *facts: (b, m, 0, i, 0))
     row = pl.BlockSpec((None, None, G, 1, q_size), lambda b, m, i, jj, *facts: (b, m, 0, 0, i))
     keys = pl.BlockSpec(
-        (None, None, k_size, H), lambda b, m, i, jj, *facts: (b, m // share, at(b, i, jj, facts), 0)
+        (None, None, k_size, H), lambda b, m, i, jj, *facts: (b, lax.div(m, share), at(b, i, jj, facts), 0)
     )
     id_specs = (
         pl.BlockSpec((None, 1, q_size), lambda b, m, i, jj, *facts: (b, 0, i)),

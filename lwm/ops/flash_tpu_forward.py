@@ -38,7 +38,7 @@ def forward(q, k, v, ids, part, facts, tiles: Tiles, *, cost, interpret):
     rows = pl.BlockSpec((None, None, G, q_size, H), lambda b, m, i, jj, *facts: (b, m, 0, i, 0))
     row = pl.BlockSpec((None, None, G, 1, q_size), lambda b, m, i, jj, *facts: (b, m, 0, 0, i))
     keys = pl.BlockSpec(
-        (None, None, k_size, H), lambda b, m, i, jj, *facts: (b, m // share, at(b, i, jj, facts), 0)
+        (None, None, k_size, H), lambda b, m, i, jj, *facts: (b, lax.div(m, share), at(b, i, jj, facts), 0)
     )
     id_specs = (
         pl.BlockSpec((None, 1, q_size), lambda b, m, i, jj, *facts: (b, 0, i)),
