@@ -24,6 +24,7 @@ from lwm.ops.dropout import Dropout
 from lwm.ops.dropout import check as check_dropout
 from lwm.ops.flash_tpu_backward import backward_kv, backward_q
 from lwm.ops.flash_tpu_forward import forward
+from lwm.ops.flash_tpu_fused import backward
 from lwm.ops.flash_tpu_tiles import Tiles, block_sizes, pad_rows
 from lwm.ops.masks import Mask
 
@@ -99,7 +100,7 @@ def attend_block_grad(
     dropout: Dropout | None = None,
     interpret=False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`lwm.ops.attention.attend_block_grad` as two TPU kernels, one for dq and one for dk and dv.
+    """`lwm.ops.attention.attend_block_grad` as a TPU kernel; as two for a single row with one key/value head.
 
     Args:
       q_BTNH, k_BSKH, v_BSKH, block, interpret: as for `attend_block`.
@@ -124,9 +125,13 @@ def attend_block_grad(
         case.split_row(jnp.where(lse_BTN > -jnp.inf, lse_BTN, jnp.inf), jnp.inf),
         case.split_row(delta_BTN, 0.0),
     )
-    facts_q, facts_k = (tiles.facts(ids, case.starts, case.B, over=side) for side in ("k", "q"))
-    dq = backward_q(*arguments, facts_q, tiles, cost=case.cost(products=3), interpret=interpret)
-    dk, dv = backward_kv(*arguments, facts_k, tiles, cost=case.cost(products=4), interpret=interpret)
+    facts = tiles.facts(ids, case.starts, case.B, over="q")
+    if case.B * case.K > 1:
+        dq, dk, dv = backward(*arguments, facts, tiles, cost=case.cost(products=5), interpret=interpret)
+    else:
+        dk, dv = backward_kv(*arguments, facts, tiles, cost=case.cost(products=4), interpret=interpret)
+        facts = tiles.facts(ids, case.starts, case.B, over="k")
+        dq = backward_q(*arguments, facts, tiles, cost=case.cost(products=3), interpret=interpret)
     return case.join_q(dq), case.join_k(dk), case.join_k(dv)
 
 
