@@ -92,8 +92,8 @@ def rank_splits(
         reason = (
             f"ulysses {ulysses} x ring {ring}: {1e3 * seconds:.3g} ms = {1e3 * work * balance:.3g} computing "
             f"({balance:.2f} of the ideal blocks on the busiest device) "
-            f"+ {1e3 * exchanged / bandwidth:.3g} for {exchanged / 2**20:.4g} MiB all-to-all + {1e3 * exposed:.3g} not hidden of "
-            f"{passed / 2**20:.4g} MiB in {shards.hops} hops"
+            f"+ {1e3 * exchanged / bandwidth:.3g} for {exchanged / 2**20:.4g} MiB all-to-all "
+            f"+ {1e3 * exposed:.3g} not hidden of {passed / 2**20:.4g} MiB in {shards.hops} hops"
         )
         if copies > 1:
             reason += f"; every key/value head is sent {copies} times"
