@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lwm.ops.attention import attend_block, attend_block_grad
-from lwm.ops.travel import Travel, add, put, take
+from lwm.ops.runs import attend_run, attend_run_grad
+from lwm.ops.travel import Travel, add
 
 
 def forward(travel: Travel, mine, theirs, settings: dict):
@@ -33,12 +34,8 @@ def forward(travel: Travel, mine, theirs, settings: dict):
         return attend_block(mine[0], *theirs[:2], mine[1], theirs[2], mask=shards.mask, **settings)
 
     def attend(part, meetings, theirs):
-        for queries, keys, mask in meetings:
-            (q, q_segments), (k, v, k_segments) = take(mine, queries), take(theirs, keys)
-            starts = {"q_start": queries.start, "k_start": keys.start}
-            earlier = take(part, queries)
-            new = attend_block(q, k, v, q_segments, k_segments, mask=mask, part=earlier, **starts, **settings)
-            part = put(part, new, queries)
+        for meeting in meetings:
+            part = attend_run(part, mine, theirs, meeting, settings)
         return part
 
     def meet(part, arrived, distance):
@@ -83,11 +80,9 @@ def backward(travel: Travel, mine, theirs, settings: dict):
     def work(dq, meetings, theirs):
         """dq with what the meetings add, and a list of (run of keys, its dK and dV)."""
         found = []
-        for queries, keys, mask in meetings:
-            starts = {"q_start": queries.start, "k_start": keys.start}
-            dq_more, *dkv = grads(take(mine, queries), take(theirs, keys), mask=mask, **starts)
-            dq = add(dq, dq_more, queries)
-            found.append((keys, tuple(dkv)))
+        for meeting in meetings:
+            dq, dkv = attend_run_grad(dq, mine, theirs, meeting, settings)
+            found.append((meeting.keys, dkv))
         return dq, found
 
     def meet(dq, arrived, distance):
