@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lwm.ops.attention import attend_block, attend_block_grad
-from lwm.ops.runs import attend_run, attend_run_grad
+from lwm.ops.runs import attend_run, attend_run_grad, settle
 from lwm.ops.travel import Travel, add
-
 
 def forward(travel: Travel, mine, theirs, settings: dict):
     """Attention of the queries of this device.
@@ -49,6 +48,7 @@ def forward(travel: Travel, mine, theirs, settings: dict):
         return (meet(part, arrived, distance), arriving), None
 
     me, q = travel.me(), mine[0]
+    mine, theirs = settle(mine), settle(theirs)
     part = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:-1], -jnp.inf, jnp.float32)
     if not hops:
         return attend(part, shards.own(me), theirs)
@@ -99,7 +99,7 @@ def backward(travel: Travel, mine, theirs, settings: dict):
         dq, found = meet(dq, arrived, distance)
         return (dq, arriving, _collect(carried, found)), None
 
-    me = travel.me()
+    me, mine, theirs = travel.me(), settle(mine), settle(theirs)
     dq = jnp.zeros(mine[0].shape, jnp.float32)
     # Of the own shard, the first meeting hides the first transfer and the others hide the last.
     first, *others = shards.own(me)

@@ -4,12 +4,29 @@ By XLA, the positions are cut out of their arrays and the results put back. The 
 arrays and change the sums in place where whole blocks make up the runs, so a hop of a ring copies nothing.
 """
 
+import jax
 from jax import lax
 
 from lwm.ops import flash_tpu
 from lwm.ops.attention import attend_block, attend_block_grad
 from lwm.ops.meetings import Meeting
 from lwm.ops.travel import add, put, take
+
+
+def settle(tree):
+    """The same arrays [B, T, N, H], on TPU laid out in memory as the kernels read them, [B, N, T, H].
+
+    Said once, before the first of many runs: the compiler would otherwise turn an array once for those in a loop
+    and once more for those outside it, and keep both.
+    """
+
+    def heads_first(x):
+        return lax.optimization_barrier(x.swapaxes(1, 2)).swapaxes(1, 2)
+
+    def one(x):
+        return lax.platform_dependent(x, tpu=heads_first, default=lambda x: x) if x.ndim == 4 else x
+
+    return jax.tree.map(one, tree)
 
 
 def attend_run(part, mine, theirs, meeting: Meeting, settings: dict):
