@@ -138,15 +138,14 @@ def attend_block_grad(
         case.split_row(delta_BTN, 0.0),
     )
     facts = tiles.facts(ids, case.starts, case.B, over="q")
+    sums = case.split_q(jnp.zeros(q_BTNH.shape, jnp.float32) if dq is None else dq)
     if case.B * case.K > 1:
-        sums = jnp.zeros(q_BTNH.shape, jnp.float32) if dq is None else dq
-        arguments = *arguments, case.split_q(sums), facts
-        dq, dk, dv = backward(*arguments, tiles, cost=case.cost(products=5), interpret=interpret)
+        cost = case.cost(products=5)
+        dq, dk, dv = backward(*arguments, sums, facts, tiles, cost=cost, interpret=interpret)
     else:
         dk, dv = backward_kv(*arguments, facts, tiles, cost=case.cost(products=4), interpret=interpret)
         facts = tiles.facts(ids, case.starts, case.B, over="k")
-        more = backward_q(*arguments, facts, tiles, cost=case.cost(products=3), interpret=interpret)
-        dq = more if dq is None else case.split_q(dq) + more
+        dq = backward_q(*arguments, sums, facts, tiles, cost=case.cost(products=3), interpret=interpret)
     return case.join_q(dq), case.join_k(dk), case.join_k(dv)
 
 
@@ -178,8 +177,8 @@ def tiles_runs(q_BTNH, k_BSKH, q_run: Run, k_run: Run, block: int) -> bool:
     They can if whole blocks make up the runs and what stands before them. An offset that is traced must be a
     multiple of the length.
     """
-    (B, _, N, H), K = q_BTNH.shape, k_BSKH.shape[2]
-    if H not in HEAD_SIZES or {q_BTNH.dtype, k_BSKH.dtype} not in TYPES or N % K or B * K == 1:
+    (_, _, N, H), K = q_BTNH.shape, k_BSKH.shape[2]
+    if H not in HEAD_SIZES or {q_BTNH.dtype, k_BSKH.dtype} not in TYPES or N % K:
         return False
     sizes = block_sizes(q_run[1], k_run[1], N // K, H, q_BTNH.dtype.itemsize, block)[1:]
     return all(

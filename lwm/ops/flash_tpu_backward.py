@@ -17,8 +17,8 @@ from lwm.ops.flash_tpu_tiles import Tiles
 
 
 @functools.partial(jax.jit, static_argnames=("tiles", "cost", "interpret"))
-def backward_q(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, interpret):
-    """dq, float32 and shaped as q: [B, M, G, T, H].
+def backward_q(q, k, v, ids, dout, lse, delta, dq, facts, tiles: Tiles, *, cost, interpret):
+    """dq with what is added to it in its place, float32 and shaped as q: [B, M, G, T, H].
 
     Args:
       q, k, v, ids: as for `forward`.
@@ -46,18 +46,19 @@ def backward_q(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, int
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(facts),
             grid=(B, M, tiles.q_count, tiles.steps("k")),
-            in_specs=[rows, keys, keys, *id_specs[: len(ids)], rows, row, row],
+            in_specs=[rows, keys, keys, *id_specs[: len(ids)], rows, row, row, rows],
             out_specs=rows,
             scratch_shapes=[pltpu.VMEM((G, H, q_size), jnp.float32)],
         ),
         out_shape=jax.ShapeDtypeStruct(q.shape, jnp.float32),
+        input_output_aliases={len(facts) + 3 + len(ids) + 3: 0},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
         ),
         cost_estimate=cost,
         interpret=interpret,
         name="attend_block_grad_q",
-    )(*facts, q, k, v, *ids, dout, lse, delta)
+    )(*facts, q, k, v, *ids, dout, lse, delta, dq)
 
 
 @functools.partial(jax.jit, static_argnames=("tiles", "cost", "interpret"))
@@ -125,7 +126,7 @@ def sums_shape(k, tiles: Tiles):
 def _q_kernel(tiles, *refs):
     facts, refs = tiles.take_facts(refs)
     (q_ref, k_ref, v_ref), refs = refs[:3], refs[3:]
-    ids, (dout_ref, lse_ref, delta_ref, dq_ref, acc_ref) = refs[:-5], refs[-5:]
+    ids, (dout_ref, lse_ref, delta_ref, before_ref, dq_ref, acc_ref) = refs[:-6], refs[-6:]
     b, m, i, jj = (pl.program_id(axis) for axis in range(4))
     block = b * tiles.q_count + i
     count, heads = facts[2][block], q_ref.shape[0]
@@ -148,7 +149,7 @@ def _q_kernel(tiles, *refs):
     @pl.when(jj == pl.num_programs(3) - 1)
     def finish():
         for g in range(heads):
-            dq_ref[g] = acc_ref[g].T * q_ref.shape[-1] ** -0.5
+            dq_ref[g] = before_ref[g] + acc_ref[g].T * q_ref.shape[-1] ** -0.5
 
 
 def _kv_kernel(tiles, *refs):

@@ -16,6 +16,7 @@ from lwm.ops.attention import attend_block, attend_block_grad
 from lwm.ops.runs import attend_run, attend_run_grad, settle
 from lwm.ops.travel import Travel, add
 
+
 def forward(travel: Travel, mine, theirs, settings: dict):
     """Attention of the queries of this device.
 

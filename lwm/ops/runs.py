@@ -16,8 +16,8 @@ from lwm.ops.travel import add, put, take
 def settle(tree):
     """The same arrays [B, T, N, H], on TPU laid out in memory as the kernels read them, [B, N, T, H].
 
-    Said once, before the first of many runs: the compiler would otherwise turn an array once for those in a loop
-    and once more for those outside it, and keep both.
+    Said once, before the first of many runs: the compiler would otherwise turn an array once for those in a
+    loop and once more for those outside it, and keep both.
     """
 
     def heads_first(x):

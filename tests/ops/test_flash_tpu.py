@@ -159,11 +159,12 @@ def test_rows_and_keys_that_meet_nothing():
     assert not any(np.any(grad) for grad in grads)
 
 
-def test_runs_are_worked_on_where_they_lie():
+@pytest.mark.parametrize("K", [1, 2])
+def test_runs_are_worked_on_where_they_lie(K):
     """A run gives what its positions cut out give, bit for bit, and the rest of the sums stays as it was."""
-    q, k, v, dout = inputs(1, 512, 384, 4, 2, jnp.float32)
+    q, k, v, dout = inputs(1, 512, 384, 2, K, jnp.float32)
     segments = packed(1, 512, 1), packed(1, 384, 2)
-    rows = jnp.full((1, 512, 4), 4.0), jnp.zeros((1, 512, 4))
+    rows = jnp.full((1, 512, 2), 4.0), jnp.zeros((1, 512, 2))
     part, dq = (jnp.ones(q.shape), rows[0]), jnp.full(q.shape, 2.0)
     mine, theirs = slice(256, 512), slice(128, 256)
     runs = {"q_run": (jnp.int32(256), 256), "k_run": (128, 128)}
