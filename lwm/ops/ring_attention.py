@@ -27,7 +27,7 @@ from lwm.ops.sinks import add_sinks
 from lwm.ops.travel import Travel
 from lwm.ops.ulysses import gather_positions, kv_copies, scatter_positions
 
-HELD_BYTES = 2**27  # of K and V that a device holds for one ring; more heads than fit take turns
+HELD_BYTES = 2**28  # of Q, K and V that a device holds for one ring; more heads than fit take turns
 
 
 def ring_attention(
@@ -206,8 +206,8 @@ class _Turn(NamedTuple):
 
 
 def _turns(plan, q, k):
-    """The fewest groups of heads of which each needs no more than HELD_BYTES for K and V."""
-    K, needed = k.shape[2], 2 * k.size * k.dtype.itemsize
+    """The fewest groups of heads of which each needs no more than HELD_BYTES for Q, K and V."""
+    K, needed = k.shape[2], (q.size + 2 * k.size) * k.dtype.itemsize
     count = 1
     if plan.shards.hops:
         count = next((c for c in range(1, K) if K % c == 0 and needed <= c * HELD_BYTES), K)
