@@ -153,14 +153,15 @@ def replaces_on_tpu(kernel: Callable) -> Callable:
     """Decorator: the function as it is, but `kernel` with the same arguments wherever it is compiled for TPU.
 
     What decides is the platform that a program is lowered for, not that of this machine. Head sizes and types
-    that the kernels cannot tile stay with the function.
+    that the kernels cannot tile stay with the function, and so do positions with gaps.
     """
 
     def decorate(function):
         @functools.wraps(function)
         def either(q_BTNH, k_BSKH, *others, **options):
             arrays = q_BTNH, k_BSKH, *others
-            if q_BTNH.shape[-1] not in HEAD_SIZES or {q_BTNH.dtype, k_BSKH.dtype} not in TYPES:
+            tiled = q_BTNH.shape[-1] in HEAD_SIZES and {q_BTNH.dtype, k_BSKH.dtype} in TYPES
+            if not tiled or "stripes" in options:
                 return function(*arrays, **options)
             return lax.platform_dependent(
                 tpu=lambda: kernel(*arrays, **options), default=lambda: function(*arrays, **options)

@@ -30,12 +30,13 @@ def forward(travel: Travel, mine, theirs, settings: dict):
       (out_BTNH, lse_BTN), float32.
     """
     shards, hops = travel.shards, travel.shards.hops
+    gaps = {"stripes": shards.stripes} if shards.stripes.length else {}
     if shards.n == 1:
         return attend_block(mine[0], *theirs[:2], mine[1], theirs[2], mask=shards.mask, **settings)
 
     def attend(part, meetings, theirs):
         for meeting in meetings:
-            part = attend_run(part, mine, theirs, meeting, settings)
+            part = attend_run(part, mine, theirs, meeting, settings | gaps)
         return part
 
     def meet(part, arrived, distance):
@@ -75,6 +76,7 @@ def backward(travel: Travel, mine, theirs, settings: dict):
         (q, dout, lse, delta, q_segments), (k, v, k_segments) = mine, theirs
         return attend_block_grad(q, k, v, q_segments, k_segments, dout, lse, delta, **where, **settings)
 
+    gaps = {"stripes": shards.stripes} if shards.stripes.length else {}
     if shards.n == 1:
         return grads(mine, theirs, mask=shards.mask)
 
@@ -82,7 +84,7 @@ def backward(travel: Travel, mine, theirs, settings: dict):
         """dq with what the meetings add, and a list of (run of keys, its dK and dV)."""
         found = []
         for meeting in meetings:
-            dq, dkv = attend_run_grad(dq, mine, theirs, meeting, settings)
+            dq, dkv = attend_run_grad(dq, mine, theirs, meeting, settings | gaps)
             found.append((meeting.keys, dkv))
         return dq, found
 

@@ -80,7 +80,8 @@ def attend_run_grad(dq, mine, theirs, meeting: Meeting, settings: dict):
 
 
 def _either(in_place, cut, mine, theirs, queries, keys, settings):
-    if not flash_tpu.tiles_runs(mine[0], theirs[0], queries[:2], keys[:2], settings["block"]):
+    fit = flash_tpu.tiles_runs(mine[0], theirs[0], queries[:2], keys[:2], settings["block"])
+    if not fit or "stripes" in settings:
         return cut()
     return lax.platform_dependent(tpu=in_place, default=cut)
 
