@@ -31,6 +31,7 @@ from lwm.ops.masks import Mask
 HEAD_SIZES = 64, 128, 256
 TYPES = {jnp.dtype(jnp.bfloat16)}, {jnp.dtype(jnp.float32)}  # of queries and keys together
 Part = tuple[jax.Array, jax.Array]
+Run = tuple[int | jax.Array, int]  # offset and length
 
 
 def attend_block(
@@ -47,6 +48,8 @@ def attend_block(
     softcap: float = 0.0,
     dropout: Dropout | None = None,
     part: Part | None = None,
+    q_run: Run | None = None,
+    k_run: Run | None = None,
     interpret=False,
 ) -> Part:
     """`lwm.ops.attention.attend_block` as a TPU kernel.
@@ -55,6 +58,9 @@ def attend_block(
       q_BTNH, k_BSKH, v_BSKH: bfloat16 or float32, all alike; H one of HEAD_SIZES.
       block: most positions in a block; rounded down to whole lanes (128), and halved until VMEM holds it.
       part: its buffers become the results, where the caller can give them away.
+      q_run, k_run: (offset, length) of the queries and keys that take part, all if None; `q_start` and
+        `k_start` are positions of the first of these. With `q_run` a part is needed, whose other rows stay as
+        they are. The arrays are not cut: see `tiles_runs`.
       interpret: for tests on a CPU, as in `pl.pallas_call`.
       Others: as there.
 
@@ -66,7 +72,8 @@ def attend_block(
         together.
     """
     starts = q_start, k_start
-    case = _Case(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask, block, starts, softcap, dropout)
+    runs = q_run, k_run
+    case = _Case(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask, block, starts, softcap, dropout, runs)
     tiles, ids = case.tiles, case.ids
     out, lse = forward(
         case.split_q(q_BTNH),
@@ -98,22 +105,27 @@ def attend_block_grad(
     k_start=0,
     softcap: float = 0.0,
     dropout: Dropout | None = None,
+    dq: jax.Array | None = None,
+    q_run: Run | None = None,
+    k_run: Run | None = None,
     interpret=False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`lwm.ops.attention.attend_block_grad` as a TPU kernel; as two for a single row with one key/value head.
 
     Args:
-      q_BTNH, k_BSKH, v_BSKH, block, interpret: as for `attend_block`.
+      q_BTNH, k_BSKH, v_BSKH, block, q_run, k_run, interpret: as for `attend_block`.
+      dq: float32, a sum to which dq is added; its buffer becomes the result.
       Others: as there.
 
     Returns:
-      (dq_BTNH, dk_BSKH, dv_BSKH), float32.
+      (dq_BTNH, dk_BSKH, dv_BSKH), float32; of the keys of `k_run` only.
 
     Raises:
       ValueError: as `attend_block`.
     """
     starts = q_start, k_start
-    case = _Case(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask, block, starts, softcap, dropout)
+    runs = q_run, k_run
+    case = _Case(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask, block, starts, softcap, dropout, runs)
     tiles, ids = case.tiles, case.ids
     arguments = (
         case.split_q(q_BTNH),
@@ -126,12 +138,14 @@ def attend_block_grad(
         case.split_row(delta_BTN, 0.0),
     )
     facts = tiles.facts(ids, case.starts, case.B, over="q")
+    sums = case.split_q(jnp.zeros(q_BTNH.shape, jnp.float32) if dq is None else dq)
     if case.B * case.K > 1:
-        dq, dk, dv = backward(*arguments, facts, tiles, cost=case.cost(products=5), interpret=interpret)
+        cost = case.cost(products=5)
+        dq, dk, dv = backward(*arguments, sums, facts, tiles, cost=cost, interpret=interpret)
     else:
         dk, dv = backward_kv(*arguments, facts, tiles, cost=case.cost(products=4), interpret=interpret)
         facts = tiles.facts(ids, case.starts, case.B, over="k")
-        dq = backward_q(*arguments, facts, tiles, cost=case.cost(products=3), interpret=interpret)
+        dq = backward_q(*arguments, sums, facts, tiles, cost=case.cost(products=3), interpret=interpret)
     return case.join_q(dq), case.join_k(dk), case.join_k(dv)
 
 
@@ -158,10 +172,26 @@ def replaces_on_tpu(kernel: Callable) -> Callable:
     return decorate
 
 
+def tiles_runs(q_BTNH, k_BSKH, q_run: Run, k_run: Run, block: int) -> bool:
+    """Whether the kernels can work on runs of queries and keys where they lie in their arrays.
+
+    They can if whole blocks make up the runs and what stands before them. An offset that is traced must be a
+    multiple of the length.
+    """
+    (_, _, N, H), K = q_BTNH.shape, k_BSKH.shape[2]
+    if H not in HEAD_SIZES or {q_BTNH.dtype, k_BSKH.dtype} not in TYPES or N % K:
+        return False
+    sizes = block_sizes(q_run[1], k_run[1], N // K, H, q_BTNH.dtype.itemsize, block)[1:]
+    return all(
+        length % size == 0 and (not isinstance(offset, int) or offset % size == 0)
+        for (offset, length), size in zip((q_run, k_run), sizes, strict=True)
+    )
+
+
 class _Case:
     """One call: its arguments checked, its tiles chosen, and the layouts of its arrays."""
 
-    def __init__(self, q, k, q_segments, k_segments, mask, block, starts, softcap, dropout):
+    def __init__(self, q, k, q_segments, k_segments, mask, block, starts, softcap, dropout, runs):
         (self.B, self.T, self.N, self.H), (self.S, self.K) = q.shape, k.shape[1:3]
         if self.N % self.K:
             raise ValueError(f"q_BTNH: {self.N} heads are not a multiple of {self.K} key/value heads")
@@ -173,12 +203,17 @@ class _Case:
             raise ValueError("segments: give those of queries and of keys, or neither")
         dropout = check_dropout(dropout)
         self.itemsize = q.dtype.itemsize
-        self.G, q_size, k_size = block_sizes(self.T, self.S, self.N // self.K, self.H, self.itemsize, block)
+        (q_offset, q_length), (k_offset, k_length) = (
+            (0, length) if run is None else run for run, length in zip(runs, (self.T, self.S), strict=True)
+        )
+        self.G, q_size, k_size = block_sizes(
+            q_length, k_length, self.N // self.K, self.H, self.itemsize, block
+        )
         self.M = self.N // self.G
         self.tiles = Tiles(
             mask,
-            self.T,
-            self.S,
+            q_length,
+            k_length,
             q_size,
             k_size,
             segmented=q_segments is not None,
@@ -187,24 +222,30 @@ class _Case:
         )
         self.ids = ()
         if q_segments is not None:
-            q_length, k_length = self.tiles.q_length_filled, self.tiles.k_length_filled
-            self.ids = _ids(q_segments, q_length), _ids(k_segments, k_length)
+            self.ids = (
+                _ids(q_segments, q_offset, q_length, self.tiles.q_length_filled),
+                _ids(k_segments, k_offset, k_length, self.tiles.k_length_filled),
+            )
+        # An array of which a run takes part is as long as it is; others are filled up to whole blocks.
+        self.q_length = self.tiles.q_length_filled if runs[0] is None else self.T
+        self.k_length = self.tiles.k_length_filled if runs[1] is None else self.S
         self.share = _share(self.tiles, *starts)
-        words = starts if dropout is None else (*starts, dropout.seed, dropout.row, dropout.head)
+        words = *starts, q_offset // q_size, k_offset // k_size
+        words = words if dropout is None else (*words, dropout.seed, dropout.row, dropout.head)
         self.starts = jnp.stack([jnp.asarray(x).astype(jnp.int32) for x in words])
 
     def split_q(self, x_BTNH: jax.Array) -> jax.Array:
         """[B, T, N, H] to [B, M, G, T, H], filled up with zeros."""
-        x_BNTH = pad_rows(x_BTNH.swapaxes(1, 2), 2, self.tiles.q_length_filled)
+        x_BNTH = pad_rows(x_BTNH.swapaxes(1, 2), 2, self.q_length)
         return x_BNTH.reshape(self.B, self.M, self.G, -1, self.H)
 
     def split_k(self, x_BSKH: jax.Array) -> jax.Array:
         """[B, S, K, H] to [B, K, S, H], filled up with zeros."""
-        return pad_rows(x_BSKH.swapaxes(1, 2), 2, self.tiles.k_length_filled)
+        return pad_rows(x_BSKH.swapaxes(1, 2), 2, self.k_length)
 
     def split_row(self, x_BTN: jax.Array, fill: float) -> jax.Array:
         """[B, T, N] to [B, M, G, 1, T]."""
-        x_BNT = pad_rows(x_BTN.swapaxes(1, 2), 2, self.tiles.q_length_filled, fill)
+        x_BNT = pad_rows(x_BTN.swapaxes(1, 2), 2, self.q_length, fill)
         return x_BNT.reshape(self.B, self.M, self.G, 1, -1)
 
     def join_q(self, x: jax.Array) -> jax.Array:
@@ -212,8 +253,8 @@ class _Case:
         return x.reshape(self.B, self.N, -1, self.H)[:, :, : self.T].swapaxes(1, 2)
 
     def join_k(self, x: jax.Array) -> jax.Array:
-        """Undoes `split_k`."""
-        return x[:, :, : self.S].swapaxes(1, 2)
+        """[B, K, S, H] of the keys that take part to [B, S, K, H]."""
+        return x[:, :, : self.tiles.k_length].swapaxes(1, 2)
 
     def join_row(self, x: jax.Array) -> jax.Array:
         """Undoes `split_row`."""
@@ -221,7 +262,7 @@ class _Case:
 
     def cost(self, products: int) -> pl.CostEstimate:
         """What the scheduler is told of a kernel with so many matrix products in a tile."""
-        pairs = int(self.B * self.N * self.T * self.S * self.share)
+        pairs = int(self.B * self.N * self.tiles.q_length * self.tiles.k_length * self.share)
         sides = (
             self.B * self.H * (self.T * self.N * (self.itemsize + 4) + 2 * self.S * self.K * self.itemsize)
         )
@@ -231,9 +272,10 @@ class _Case:
         )
 
 
-def _ids(segments, length):
+def _ids(segments, offset, length, filled):
     """Ids as the kernels take them: 0 for padding and for what fills up the last block."""
-    return pad_rows(jnp.maximum(segments.astype(jnp.int32), 0), 1, length)
+    ids = lax.dynamic_slice_in_dim(segments.astype(jnp.int32), offset, length, axis=1)
+    return pad_rows(jnp.maximum(ids, 0), 1, filled)
 
 
 def _share(tiles: Tiles, q_start, k_start) -> float:

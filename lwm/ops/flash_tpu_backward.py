@@ -12,12 +12,13 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from lwm.ops.flash_tpu_forward import contract, run_block
+from lwm.ops.flash_tpu_forward import contract, q_specs, run_block
 from lwm.ops.flash_tpu_tiles import Tiles
 
 
-def backward_q(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, interpret):
-    """dq, float32 and shaped as q: [B, M, G, T, H].
+@functools.partial(jax.jit, static_argnames=("tiles", "cost", "interpret"))
+def backward_q(q, k, v, ids, dout, lse, delta, dq, facts, tiles: Tiles, *, cost, interpret):
+    """dq with what is added to it in its place, float32 and shaped as q: [B, M, G, T, H].
 
     Args:
       q, k, v, ids: as for `forward`.
@@ -31,10 +32,10 @@ def backward_q(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, int
         block = b * tiles.q_count + i
         return run_block(facts[1][block], facts[2][block], jj)
 
-    rows = pl.BlockSpec((None, None, G, q_size, H), lambda b, m, i, jj, *facts: (b, m, 0, i, 0))
-    row = pl.BlockSpec((None, None, G, 1, q_size), lambda b, m, i, jj, *facts: (b, m, 0, 0, i))
+    rows, row = q_specs(G, H, q_size)
     keys = pl.BlockSpec(
-        (None, None, k_size, H), lambda b, m, i, jj, *facts: (b, lax.div(m, share), at(b, i, jj, facts), 0)
+        (None, None, k_size, H),
+        lambda b, m, i, jj, *facts: (b, lax.div(m, share), at(b, i, jj, facts) + facts[0][3], 0),
     )
     id_specs = (
         pl.BlockSpec((None, 1, q_size), lambda b, m, i, jj, *facts: (b, 0, i)),
@@ -45,33 +46,35 @@ def backward_q(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, int
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(facts),
             grid=(B, M, tiles.q_count, tiles.steps("k")),
-            in_specs=[rows, keys, keys, *id_specs[: len(ids)], rows, row, row],
+            in_specs=[rows, keys, keys, *id_specs[: len(ids)], rows, row, row, rows],
             out_specs=rows,
             scratch_shapes=[pltpu.VMEM((G, H, q_size), jnp.float32)],
         ),
         out_shape=jax.ShapeDtypeStruct(q.shape, jnp.float32),
+        input_output_aliases={len(facts) + 3 + len(ids) + 3: 0},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
         ),
         cost_estimate=cost,
         interpret=interpret,
         name="attend_block_grad_q",
-    )(*facts, q, k, v, *ids, dout, lse, delta)
+    )(*facts, q, k, v, *ids, dout, lse, delta, dq)
 
 
+@functools.partial(jax.jit, static_argnames=("tiles", "cost", "interpret"))
 def backward_kv(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, interpret):
     """dk and dv, float32, [B, K, S, H] as k. Arguments as for `backward_q`, but facts with over="q"."""
     (B, M), K = q.shape[:2], k.shape[1]
-    rows, row, keys, id_specs = kv_specs(q.shape, k.shape, tiles)
+    rows, row, keys, sums, id_specs = kv_specs(q.shape, k.shape, tiles)
     return pl.pallas_call(
         functools.partial(_kv_kernel, tiles),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(facts),
             grid=(B, K, tiles.k_count, M // K, tiles.steps("q")),
             in_specs=[rows, keys, keys, *id_specs[: len(ids)], rows, row, row],
-            out_specs=[keys, keys],
+            out_specs=[sums, sums],
         ),
-        out_shape=[jax.ShapeDtypeStruct(k.shape, jnp.float32)] * 2,
+        out_shape=[sums_shape(k, tiles)] * 2,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary", "arbitrary")
         ),
@@ -82,7 +85,7 @@ def backward_kv(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, in
 
 
 def kv_specs(q_shape, k_shape, tiles: Tiles):
-    """Blocks of [B, M, G, T, H], [B, M, G, 1, T], [B, K, S, H] and of ids in a walk of keys over queries.
+    """Blocks of [B, M, G, T, H], [B, M, G, 1, T], [B, K, S, H], of dk and dv, and of ids, in a walk of keys.
 
     The grid is (B, K, blocks of keys, groups of query heads that share them, blocks of queries).
     """
@@ -95,24 +98,35 @@ def kv_specs(q_shape, k_shape, tiles: Tiles):
 
     rows = pl.BlockSpec(
         (None, None, G, q_size, H),
-        lambda b, n, j, c, ii, *facts: (b, n * share + c, 0, at(b, j, ii, facts), 0),
+        lambda b, n, j, c, ii, *facts: (b, n * share + c, 0, at(b, j, ii, facts) + facts[0][2], 0),
     )
     row = pl.BlockSpec(
         (None, None, G, 1, q_size),
-        lambda b, n, j, c, ii, *facts: (b, n * share + c, 0, 0, at(b, j, ii, facts)),
+        lambda b, n, j, c, ii, *facts: (b, n * share + c, 0, 0, at(b, j, ii, facts) + facts[0][2]),
     )
-    keys = pl.BlockSpec((None, None, k_size, H), lambda b, n, j, c, ii, *facts: (b, n, j, 0))
+    keys, sums = (
+        pl.BlockSpec(
+            (None, None, k_size, H),
+            lambda b, n, j, c, ii, *facts, own=own: (b, n, j + (0 if own else facts[0][3]), 0),
+        )
+        for own in (False, True)
+    )
     id_specs = (
         pl.BlockSpec((None, 1, q_size), lambda b, n, j, c, ii, *facts: (b, 0, at(b, j, ii, facts))),
         pl.BlockSpec((None, 1, k_size), lambda b, n, j, c, ii, *facts: (b, 0, j)),
     )
-    return rows, row, keys, id_specs
+    return rows, row, keys, sums, id_specs
+
+
+def sums_shape(k, tiles: Tiles):
+    """dk or dv of the keys that take part."""
+    return jax.ShapeDtypeStruct((*k.shape[:2], tiles.k_length_filled, k.shape[3]), jnp.float32)
 
 
 def _q_kernel(tiles, *refs):
     facts, refs = tiles.take_facts(refs)
     (q_ref, k_ref, v_ref), refs = refs[:3], refs[3:]
-    ids, (dout_ref, lse_ref, delta_ref, dq_ref, acc_ref) = refs[:-5], refs[-5:]
+    ids, (dout_ref, lse_ref, delta_ref, before_ref, dq_ref, acc_ref) = refs[:-6], refs[-6:]
     b, m, i, jj = (pl.program_id(axis) for axis in range(4))
     block = b * tiles.q_count + i
     count, heads = facts[2][block], q_ref.shape[0]
@@ -135,7 +149,7 @@ def _q_kernel(tiles, *refs):
     @pl.when(jj == pl.num_programs(3) - 1)
     def finish():
         for g in range(heads):
-            dq_ref[g] = acc_ref[g].T * q_ref.shape[-1] ** -0.5
+            dq_ref[g] = before_ref[g] + acc_ref[g].T * q_ref.shape[-1] ** -0.5
 
 
 def _kv_kernel(tiles, *refs):

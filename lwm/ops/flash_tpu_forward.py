@@ -16,13 +16,15 @@ from jax.experimental.pallas import tpu as pltpu
 from lwm.ops.flash_tpu_tiles import Tiles
 
 
+@functools.partial(jax.jit, static_argnames=("tiles", "cost", "interpret"))
 def forward(q, k, v, ids, part, facts, tiles: Tiles, *, cost, interpret):
     """Attention by one kernel.
 
     Args:
       q: [B, M, G, T, H]; k, v: [B, K, S, H], M a multiple of K; T and S filled up to whole blocks.
       ids: () or (int32[B, 1, T], int32[B, 1, S]).
-      part: () or (float32[B, M, G, T, H], float32[B, M, G, 1, T]); the results take their place.
+      part: () or (float32[B, M, G, T, H], float32[B, M, G, 1, T]); the results take their place, and blocks
+        of queries that take no part stay as they are.
       facts: `tiles.facts(…, over="k")`.
 
     Returns:
@@ -35,10 +37,10 @@ def forward(q, k, v, ids, part, facts, tiles: Tiles, *, cost, interpret):
         block = b * tiles.q_count + i
         return run_block(facts[1][block], facts[2][block], jj)
 
-    rows = pl.BlockSpec((None, None, G, q_size, H), lambda b, m, i, jj, *facts: (b, m, 0, i, 0))
-    row = pl.BlockSpec((None, None, G, 1, q_size), lambda b, m, i, jj, *facts: (b, m, 0, 0, i))
+    rows, row = q_specs(G, H, q_size)
     keys = pl.BlockSpec(
-        (None, None, k_size, H), lambda b, m, i, jj, *facts: (b, lax.div(m, share), at(b, i, jj, facts), 0)
+        (None, None, k_size, H),
+        lambda b, m, i, jj, *facts: (b, lax.div(m, share), at(b, i, jj, facts) + facts[0][3], 0),
     )
     id_specs = (
         pl.BlockSpec((None, 1, q_size), lambda b, m, i, jj, *facts: (b, 0, i)),
@@ -118,6 +120,14 @@ def _kernel(tiles, *refs):
             some = jnp.where(total > 0, total, 1.0)
             out_ref[g] = (acc_ref[g] / some).T
             lse_ref[g] = jnp.where(total > 0, top_ref[g] + jnp.log(some), -jnp.inf)
+
+
+def q_specs(G: int, H: int, q_size: int):
+    """Blocks of [B, M, G, T, H] and of [B, M, G, 1, T] in a walk of queries over keys."""
+    return (
+        pl.BlockSpec((None, None, G, q_size, H), lambda b, m, i, jj, *facts: (b, m, 0, i + facts[0][2], 0)),
+        pl.BlockSpec((None, None, G, 1, q_size), lambda b, m, i, jj, *facts: (b, m, 0, 0, i + facts[0][2])),
+    )
 
 
 def run_block(first, count, step):

@@ -18,21 +18,22 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from lwm.ops.flash_tpu_backward import kv_specs, tile_gradients
+from lwm.ops.flash_tpu_backward import kv_specs, sums_shape, tile_gradients
 from lwm.ops.flash_tpu_forward import contract, run_block
 from lwm.ops.flash_tpu_tiles import Tiles
 
 
-def backward(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, interpret):
-    """dq, dk and dv, float32, shaped as q and k.
+@functools.partial(jax.jit, static_argnames=("tiles", "cost", "interpret"))
+def backward(q, k, v, ids, dout, lse, delta, dq, facts, tiles: Tiles, *, cost, interpret):
+    """dq, dk and dv, float32, shaped as q and as the keys that take part.
 
     Args:
       q, k, v, ids, dout, lse, delta, facts: as for `backward_kv`.
+      dq: float32, as q, to which dq is added in its place.
     """
     (B, M, G, _, H), K = q.shape, k.shape[1]
-    rows, row, keys, id_specs = kv_specs(q.shape, k.shape, tiles)
+    rows, row, keys, sums, id_specs = kv_specs(q.shape, k.shape, tiles)
     anywhere = pl.BlockSpec(memory_space=pl.ANY)
-    dq = jnp.zeros(q.shape, jnp.float32)
     place = len(facts) + 3 + len(ids) + 3
     dk, dv, dq = pl.pallas_call(
         functools.partial(_kernel, tiles),
@@ -40,14 +41,14 @@ def backward(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, inter
             num_scalar_prefetch=len(facts),
             grid=(B, K, tiles.k_count, M // K, tiles.steps("q")),
             in_specs=[rows, keys, keys, *id_specs[: len(ids)], rows, row, row, anywhere],
-            out_specs=[keys, keys, anywhere],
+            out_specs=[sums, sums, anywhere],
             scratch_shapes=[
                 pltpu.VMEM((2, G, tiles.q_size, H), jnp.float32),
                 pltpu.SemaphoreType.DMA((2, 2)),
                 pltpu.SMEM((3,), jnp.int32),
             ],
         ),
-        out_shape=[jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in (k, v, q)],
+        out_shape=[*[sums_shape(k, tiles)] * 2, jax.ShapeDtypeStruct(q.shape, jnp.float32)],
         input_output_aliases={place: 2},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary", "arbitrary")
@@ -82,7 +83,7 @@ def _kernel(tiles, *refs):
         return pltpu.make_async_copy(buffer.at[slot], at_home(), semaphores.at[1, slot])
 
     def at_home():
-        return dq_ref.at[b, m, :, pl.ds(i * tiles.q_size, tiles.q_size), :]
+        return dq_ref.at[b, m, :, pl.ds((i + facts[0][2]) * tiles.q_size, tiles.q_size), :]
 
     def await_write(slot, condition):
         @pl.when(condition)

@@ -83,10 +83,13 @@ class Tiles:
     def facts(self, ids, starts, batch: int, over: str) -> tuple[jax.Array, ...]:
         """The scalars that the kernel reads before a step: `starts`, then for each row of the batch
 
-        (starts: position of the first query and key; with dropout also its seed, row and head)
+        first, count    of each block, the run of blocks on the side `over` ("q" or "k") that it may meet
+        ranges          with segments only, of each block of queries, then of keys: least, low and high id
 
-          first, count    of each block, the run of blocks on the side `over` ("q" or "k") that it may meet
-          ranges          with segments only, of each block of queries, then of keys: least, low and high id
+        Args:
+          ids: () or the ids of queries and keys.
+          starts: int32; positions of the first query and key, the blocks of their arrays where these stand,
+            and with dropout its seed, row and head.
         """
         i, j = jnp.arange(self.q_count)[:, None], jnp.arange(self.k_count)
         live = jnp.logical_not(self.mask.dead(*self.bounds(starts, i, j)))
@@ -151,7 +154,7 @@ class Tiles:
     def kept(self, facts, b, head, i, j):
         """What dropout multiplies the weights of a tile by, float32[k_size, q_size]."""
         q_first, _, k_first, _ = self.bounds(facts[0], i, j)
-        seed, row, first_head = (facts[0][n] for n in (2, 3, 4))
+        seed, row, first_head = (facts[0][n] for n in (4, 5, 6))
         queries = q_first + lax.broadcasted_iota(jnp.int32, (1, self.q_size), 1)
         keys = k_first + lax.broadcasted_iota(jnp.int32, (self.k_size, self.q_size), 0)
         return Dropout(self.dropped, seed, row, first_head).kept(b, head, queries, keys)

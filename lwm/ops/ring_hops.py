@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lwm.ops.attention import attend_block, attend_block_grad
-from lwm.ops.travel import Travel, add, put, take
+from lwm.ops.runs import attend_run, attend_run_grad, settle
+from lwm.ops.travel import Travel, add
 
 
 def forward(travel: Travel, mine, theirs, settings: dict):
@@ -34,12 +35,8 @@ def forward(travel: Travel, mine, theirs, settings: dict):
         return attend_block(mine[0], *theirs[:2], mine[1], theirs[2], mask=shards.mask, **settings)
 
     def attend(part, meetings, theirs):
-        for queries, keys, mask in meetings:
-            (q, q_segments), (k, v, k_segments) = take(mine, queries), take(theirs, keys)
-            starts = {"q_start": queries.start, "k_start": keys.start, **gaps}
-            earlier = take(part, queries)
-            new = attend_block(q, k, v, q_segments, k_segments, mask=mask, part=earlier, **starts, **settings)
-            part = put(part, new, queries)
+        for meeting in meetings:
+            part = attend_run(part, mine, theirs, meeting, settings | gaps)
         return part
 
     def meet(part, arrived, distance):
@@ -53,6 +50,7 @@ def forward(travel: Travel, mine, theirs, settings: dict):
         return (meet(part, arrived, distance), arriving), None
 
     me, q = travel.me(), mine[0]
+    mine, theirs = settle(mine), settle(theirs)
     part = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:-1], -jnp.inf, jnp.float32)
     if not hops:
         return attend(part, shards.own(me), theirs)
@@ -85,11 +83,9 @@ def backward(travel: Travel, mine, theirs, settings: dict):
     def work(dq, meetings, theirs):
         """dq with what the meetings add, and a list of (run of keys, its dK and dV)."""
         found = []
-        for queries, keys, mask in meetings:
-            starts = {"q_start": queries.start, "k_start": keys.start, **gaps}
-            dq_more, *dkv = grads(take(mine, queries), take(theirs, keys), mask=mask, **starts)
-            dq = add(dq, dq_more, queries)
-            found.append((keys, tuple(dkv)))
+        for meeting in meetings:
+            dq, dkv = attend_run_grad(dq, mine, theirs, meeting, settings | gaps)
+            found.append((meeting.keys, dkv))
         return dq, found
 
     def meet(dq, arrived, distance):
@@ -106,7 +102,7 @@ def backward(travel: Travel, mine, theirs, settings: dict):
         dq, found = meet(dq, arrived, distance)
         return (dq, arriving, _collect(carried, found)), None
 
-    me = travel.me()
+    me, mine, theirs = travel.me(), settle(mine), settle(theirs)
     dq = jnp.zeros(mine[0].shape, jnp.float32)
     # Of the own shard, the first meeting hides the first transfer and the others hide the last.
     first, *others = shards.own(me)

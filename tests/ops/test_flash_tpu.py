@@ -109,16 +109,17 @@ def test_values_and_gradients(name, monkeypatch):
         close(ours, theirs.astype(jnp.float32), tolerance)
 
 
-def run(function, arrays, starts, part=None, **options):
-    """One call under jit, starts traced; compiled fast rather than well."""
+def run(function, arrays, starts, mask, softcap=0.0, **traced):
+    """One call under jit, everything traced that may be; compiled fast rather than well."""
+    lengths = {name: traced[name][1] for name in ("q_run", "k_run") if name in traced}
 
-    def call(arrays, starts, part, dropout):
-        given = {"part": part} if function is flash_tpu.attend_block else {}
-        starts = dict(zip(("q_start", "k_start"), starts, strict=True))
-        return function(*arrays, block=128, interpret=True, dropout=dropout, **starts, **given, **options)
+    def call(arrays, starts, traced):
+        traced |= {name: (traced[name][0], length) for name, length in lengths.items()}
+        traced |= zip(("q_start", "k_start"), starts, strict=True)
+        return function(*arrays, block=128, interpret=True, mask=mask, softcap=softcap, **traced)
 
     fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(call, compiler_options=fast)(arrays, starts, part, options.pop("dropout", None))
+    return jax.jit(call, compiler_options=fast)(arrays, starts, traced)
 
 
 def close(a, b, tolerance):
@@ -156,6 +157,31 @@ def test_rows_and_keys_that_meet_nothing():
     assert not np.any(out) and np.all(np.isneginf(lse))
     grads = run(flash_tpu.attend_block_grad, (q, k, v, None, None, dout, lse, lse * 0), starts, mask=Mask())
     assert not any(np.any(grad) for grad in grads)
+
+
+@pytest.mark.parametrize("K", [1, 2])
+def test_runs_are_worked_on_where_they_lie(K):
+    """A run gives what its positions cut out give, bit for bit, and the rest of the sums stays as it was."""
+    q, k, v, dout = inputs(1, 512, 384, 2, K, jnp.float32)
+    segments = packed(1, 512, 1), packed(1, 384, 2)
+    rows = jnp.full((1, 512, 2), 4.0), jnp.zeros((1, 512, 2))
+    part, dq = (jnp.ones(q.shape), rows[0]), jnp.full(q.shape, 2.0)
+    mine, theirs = slice(256, 512), slice(128, 256)
+    runs = {"q_run": (jnp.int32(256), 256), "k_run": (128, 128)}
+    options = dict(mask=Mask(causal=False, ordered=True), starts=(5, 9))
+
+    def cut(*arrays):
+        return [x[:, mine] for x in arrays]
+
+    keys = k[:, theirs], v[:, theirs], segments[0][:, mine], segments[1][:, theirs]
+    ours = run(flash_tpu.attend_block, (q, k, v, *segments), part=part, **runs, **options)
+    expected = run(flash_tpu.attend_block, (*cut(q), *keys), part=cut(*part), **options)
+    for after, new, before in zip(ours, expected, part, strict=True):
+        assert np.array_equal(after, before.at[:, mine].set(new))
+    ours = run(flash_tpu.attend_block_grad, (q, k, v, *segments, dout, *rows), dq=dq, **runs, **options)
+    expected = run(flash_tpu.attend_block_grad, (*cut(q), *keys, *cut(dout, *rows)), **options)
+    close(ours[0], dq.at[:, mine].add(expected[0]), 1e-6)
+    assert all(np.array_equal(a, b) for a, b in zip(ours[1:], expected[1:], strict=True))
 
 
 @pytest.mark.parametrize("mask", [Mask(window=130), Mask()])
