@@ -1,0 +1,30 @@
+"""Rows of numbers on the wire with 16 bits each, 100 times closer than bfloat16."""
+
+import jax
+import jax.numpy as jnp
+
+_TOP = 32767.0  # the largest int16
+
+
+def to_int16(x_BTNH: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Fixed-point numbers and what a row of them is to be multiplied by.
+
+    bfloat16 spends eight of its 16 bits on an exponent that the numbers of one row (one head of one position)
+    can share. Without it a number is off by at most 2^-16 of the largest in its row, which is what makes it
+    possible to send a running sum many times without seeing it in the result.
+
+    Args:
+      x_BTNH: finite, any float dtype; rows are along the last axis.
+
+    Returns:
+      (codes_BTNH int16, scale_BTN float32); x is close to codes * scale. A row of zeros stays exactly zero.
+    """
+    x_BTNH = x_BTNH.astype(jnp.float32)
+    scale_BTN = jnp.max(jnp.abs(x_BTNH), axis=-1) / _TOP
+    some_BTN = jnp.where(scale_BTN > 0, scale_BTN, 1.0)
+    return jnp.round(x_BTNH / some_BTN[..., None]).astype(jnp.int16), scale_BTN
+
+
+def from_int16(codes_BTNH: jax.Array, scale_BTN: jax.Array) -> jax.Array:
+    """Undoes `to_int16`, up to its rounding: float32."""
+    return codes_BTNH.astype(jnp.float32) * scale_BTN[..., None]
