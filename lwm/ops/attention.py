@@ -17,8 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lwm.ops.dropout import Dropout
+from lwm.ops.dropout import check as check_dropout
+from lwm.ops.masks import Mask
 from lwm.ops.tiles import Tiles
 
+Start = int | jax.Array  # a global position
 Part = tuple[jax.Array, jax.Array]  # out_BTNH and lse_BTN, both float32
 
 
@@ -80,53 +84,74 @@ def attend_block(
     q_segments_BT: jax.Array | None = None,
     k_segments_BS: jax.Array | None = None,
     *,
-    causal: bool,
+    mask: Mask,
     block: int,
+    q_start: Start = 0,
+    k_start: Start = 0,
+    softcap: float = 0.0,
+    dropout: Dropout | None = None,
+    part: Part | None = None,
 ) -> Part:
     """Attention by online softmax over pairs of blocks; holds block x block scores per head at a time.
 
-    With `causal` the blocks above the diagonal are never visited and only those on it are masked. With
-    segments, pairs of blocks without a common segment are skipped.
+    Pairs of blocks in which nothing is visible are not executed, neither by position nor by segment; those in
+    which everything is visible run without a mask.
 
     Args:
       q_BTNH, k_BSKH, v_BSKH: queries, keys, values; any lengths.
       q_segments_BT, k_segments_BS: integers; both or neither.
-      causal: query i sees keys j <= i; needs T = S.
+      mask: who sees whom by position.
       block: most positions in a block; a length is cut into equal blocks, the last one filled up if need be.
+      q_start, k_start: global position of the first query and of the first key; the others follow in order.
+      softcap: scores become softcap * tanh(scores / softcap) before they are masked; 0 = as they are.
+      dropout: which weights to drop from the product with the values (not from the sum that divides it).
+      part: attention of the same queries to other keys, to which these are added.
 
     Returns:
-      (out_BTNH, lse_BTN), both float32.
+      (out_BTNH, lse_BTN), both float32: of these keys, and of those of `part` if given.
 
     Raises:
-      ValueError: N is not a multiple of K; causal with T != S; segments on one side only.
+      ValueError: N is not a multiple of K; arrays that do not go together; segments on one side only; a block
+        below 1; a softcap below 0; a dropout rate outside [0, 1).
     """
+    check_softcap(softcap)
+    dropout = check_dropout(dropout)
     scale = q_BTNH.shape[-1] ** -0.5
-    tiles = Tiles(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, causal=causal, block=block)
+    tiles = Tiles(
+        q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask=mask, block=block, q_start=q_start, k_start=k_start
+    )
     q, k, v = tiles.split_q(q_BTNH), tiles.split_k(k_BSKH), tiles.split_k(v_BSKH)
 
-    def visit(i, j, part, diagonal):
+    def visit(i, j, masked, part):
         acc, top, total = part
-        scores = tiles.mask(_product("BKTH,BKSH->BKTS", q[i], k[j]) * scale, i, j, diagonal)
+        scores = _product("BKTH,BKSH->BKTS", q[i], k[j]) * scale
+        if softcap:
+            scores = softcap * jnp.tanh(scores / softcap)
+        if masked:
+            scores = tiles.hide(scores, i, j)
         higher = jnp.maximum(top, jnp.max(scores, axis=-1))
         # A row that has seen nothing yet has top = -inf; a shift of 0 keeps -inf - -inf away.
         shift = jnp.where(higher > -jnp.inf, higher, 0.0)
         weights, keep = jnp.exp(scores - shift[..., None]), jnp.exp(top - shift)
+        total = total * keep + jnp.sum(weights, axis=-1)
+        if dropout is not None:
+            weights = weights * tiles.kept(dropout, i, j)
         acc = acc * keep[..., None] + _product("BKTS,BKSH->BKTH", weights.astype(v.dtype), v[j])
-        return acc, higher, total * keep + jnp.sum(weights, axis=-1)
+        return acc, higher, total
 
-    def row(i):
-        def add(j, part, diagonal=False):
-            return tiles.if_live(i, j, lambda: visit(i, j, part, diagonal), part)
-
-        zeros = jnp.zeros(q.shape[1:], jnp.float32)
-        part = zeros, jnp.full(zeros.shape[:-1], -jnp.inf), zeros[..., 0]
-        if causal:
-            part = add(i, part, diagonal=True)
-        acc, top, total = lax.fori_loop(0, i if causal else len(k), add, part)
+    def row(start):
+        i, *before = start
+        if part is None:
+            zeros = jnp.zeros(q.shape[1:], jnp.float32)
+            carry = zeros, jnp.full(zeros.shape[:-1], -jnp.inf), zeros[..., 0]
+        else:
+            carry = *before, jnp.ones(q.shape[1:-1], jnp.float32)
+        acc, top, total = tiles.over_keys(i, visit, carry)
         some = jnp.where(total > 0, total, 1.0)
         return acc / some[..., None], jnp.where(total > 0, top + jnp.log(some), -jnp.inf)
 
-    out, lse = lax.map(row, jnp.arange(len(q)))
+    before = () if part is None else (tiles.split_q(part[0]), tiles.split_q(part[1][..., None])[..., 0])
+    out, lse = lax.map(row, (jnp.arange(len(q)), *before))
     return tiles.join_q(out), tiles.join_q(lse[..., None])[..., 0]
 
 
@@ -140,8 +165,12 @@ def attend_block_grad(
     lse_BTN: jax.Array,
     delta_BTN: jax.Array,
     *,
-    causal: bool,
+    mask: Mask,
     block: int,
+    q_start: Start = 0,
+    k_start: Start = 0,
+    softcap: float = 0.0,
+    dropout: Dropout | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What these keys contribute to the gradients, by pairs of blocks.
 
@@ -149,16 +178,23 @@ def attend_block_grad(
     given here), so the gradients of parts simply add up (FlashAttention-2, algorithm 2).
 
     Args:
-      q_BTNH, k_BSKH, v_BSKH, q_segments_BT, k_segments_BS, causal, block: as for `attend_block`.
+      q_BTNH, k_BSKH, v_BSKH, q_segments_BT, k_segments_BS and all keywords: as for `attend_block`.
       dout_BTNH: gradient of the merged output.
       lse_BTN: float32, log-sum-exp of the whole row.
-      delta_BTN: float32, sum over H of dout * out.
+      delta_BTN: float32, sum over H of dout * out, minus the gradient of `lse` if that is used as well.
 
     Returns:
       (dq_BTNH, dk_BSKH, dv_BSKH), float32.
+
+    Raises:
+      ValueError: as `attend_block`.
     """
+    check_softcap(softcap)
+    dropout = check_dropout(dropout)
     scale = q_BTNH.shape[-1] ** -0.5
-    tiles = Tiles(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, causal=causal, block=block)
+    tiles = Tiles(
+        q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask=mask, block=block, q_start=q_start, k_start=k_start
+    )
     q, k, v = tiles.split_q(q_BTNH), tiles.split_k(k_BSKH), tiles.split_k(v_BSKH)
     dout = tiles.split_q(dout_BTNH.astype(q.dtype))
     # Rows that saw nothing, and filler rows, get lse = +inf: their weights are exp(-inf) = 0.
@@ -166,35 +202,45 @@ def attend_block_grad(
     delta = tiles.split_q(delta_BTN[..., None])[..., 0]
 
     # Scores lie keys first: the products that follow then read them as they lie in memory.
-    def visit(i, j, diagonal):
+    def visit(i, j, masked, grads):
+        dq, dk, dv = grads
         scores = _product("BKSH,BKTH->BKST", k[j], q[i]) * scale
-        scores = tiles.mask(scores, i, j, diagonal, keys_first=True)
+        if softcap:
+            bent = jnp.tanh(scores / softcap)
+            scores = softcap * bent
+        if masked:
+            scores = tiles.hide(scores, i, j, keys_first=True)
         weights = jnp.exp(scores - lse[i][:, :, None, :])
-        dscores = weights * (_product("BKSH,BKTH->BKST", v[j], dout[i]) - delta[i][:, :, None, :])
-        weights, dscores = weights.astype(q.dtype), dscores.astype(q.dtype)
+        dweights = _product("BKSH,BKTH->BKST", v[j], dout[i])
+        kept = 1.0
+        if dropout is not None:
+            kept = tiles.kept(dropout, i, j, keys_first=True)
+            dweights = dweights * kept
+        dscores = weights * (dweights - delta[i][:, :, None, :])
+        if softcap:
+            dscores = dscores * (1 - bent * bent)
+        weights, dscores = (weights * kept).astype(q.dtype), dscores.astype(q.dtype)
         dq_BKHT = _product("BKHS,BKST->BKHT", k[j].swapaxes(-1, -2), dscores)
         return (
-            dq_BKHT,
-            _product("BKST,BKTH->BKSH", dscores, q[i]),
-            _product("BKST,BKTH->BKSH", weights, dout[i]),
+            dq.at[i].add(dq_BKHT),
+            dk + _product("BKST,BKTH->BKSH", dscores, q[i]),
+            dv + _product("BKST,BKTH->BKSH", weights, dout[i]),
         )
 
     def column(dq, j):
-        def add(i, grads, diagonal=False):
-            dq, dk, dv = grads
-            nothing = jnp.zeros(dq.shape[1:]), jnp.zeros(dk.shape), jnp.zeros(dv.shape)
-            more = tiles.if_live(i, j, lambda: visit(i, j, diagonal), nothing)
-            return dq.at[i].add(more[0]), dk + more[1], dv + more[2]
-
         grads = dq, jnp.zeros(k.shape[1:]), jnp.zeros(v.shape[1:])
-        if causal:
-            grads = add(j, grads, diagonal=True)
-        dq, dk, dv = lax.fori_loop(j + 1 if causal else 0, len(q), add, grads)
+        dq, dk, dv = tiles.over_queries(j, visit, grads)
         return dq, (dk, dv)
 
     dq = jnp.zeros(q.swapaxes(-1, -2).shape)
     dq, (dk, dv) = lax.scan(column, dq, jnp.arange(len(k)))
     return tiles.join_q(dq.swapaxes(-1, -2) * scale), tiles.join_k(dk * scale), tiles.join_k(dv)
+
+
+def check_softcap(softcap: float) -> None:
+    """Raises ValueError for a negative softcap."""
+    if softcap < 0:
+        raise ValueError(f"softcap: {softcap}; bound of the scores, or 0 for none")
 
 
 def _product(formula: str, a: jax.Array, b: jax.Array) -> jax.Array:

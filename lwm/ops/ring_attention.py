@@ -26,6 +26,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from lwm.ops.attention import attend_block, attend_block_grad, merge
 from lwm.ops.axes import ROWS, SEQUENCE, TENSOR, check_divides, per_device, pieces, spec
+from lwm.ops.masks import EVERYTHING, Mask
 
 
 def ring_attention(
@@ -72,7 +73,7 @@ def _ring(n, block, q, k, v, segments):
 
 def _ring_forward(n, block, q, k, v, segments):
     if n == 1:
-        out, lse = attend_block(q, k, v, segments, segments, causal=True, block=block)
+        out, lse = attend_block(q, k, v, segments, segments, mask=Mask(), block=block)
     else:
         out, lse = _forward_hops(q, k, v, segments, n, block)
     out = checkpoint_name(out.astype(q.dtype), "attention_out")
@@ -85,7 +86,7 @@ def _ring_backward(n, block, residuals, dout):
     delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
     mine, theirs = (q, segments, dout, lse, delta), (k, v, segments)
     if n == 1:
-        grads = _grad(mine, theirs, causal=True, block=block)
+        grads = _grad(mine, theirs, mask=Mask(), block=block)
     else:
         grads = _backward_hops(mine, theirs, n, block)
     dq, dk, dv = (grad.astype(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True))
@@ -100,7 +101,7 @@ def _forward_hops(q, k, v, segments, n, block):
         earlier = distance <= lax.axis_index(SEQUENCE)
         queries, query_segments = _meet(_high, (q, segments), earlier)
         keys, values, key_segments = _meet(_low, theirs, earlier)
-        parts = attend_block(queries, keys, values, query_segments, key_segments, causal=False, block=block)
+        parts = attend_block(queries, keys, values, query_segments, key_segments, mask=EVERYTHING, block=block)
         (first, first_lse), (second, second_lse) = zip(*(jnp.split(x, 2) for x in parts), strict=True)
         low = merge(low, (second, jnp.where(earlier, second_lse, -jnp.inf)))
         high = merge(merge(high, (first, first_lse)), (second, jnp.where(earlier, -jnp.inf, second_lse)))
@@ -112,7 +113,7 @@ def _forward_hops(q, k, v, segments, n, block):
         return (*hop(low, high, theirs, distance), arriving), None
 
     theirs = _send((k, v, segments), n)
-    part = attend_block(q, k, v, segments, segments, causal=True, block=block)
+    part = attend_block(q, k, v, segments, segments, mask=Mask(), block=block)
     carry = _low(part), _high(part), theirs
     carry, _ = lax.scan(send_on_and_hop, carry, jnp.arange(1, n - 1))
     halves = hop(*carry, n - 1)
@@ -122,7 +123,7 @@ def _forward_hops(q, k, v, segments, n, block):
 def _backward_hops(mine, theirs, n, block):
     def hop(dq, theirs, distance):
         earlier = distance <= lax.axis_index(SEQUENCE)
-        grads = _grad(_meet(_high, mine, earlier), _meet(_low, theirs, earlier), causal=False, block=block)
+        grads = _grad(_meet(_high, mine, earlier), _meet(_low, theirs, earlier), mask=EVERYTHING, block=block)
         (dq_high, dq_other), (dk_low, dk_other), (dv_low, dv_other) = (jnp.split(x, 2) for x in grads)
         dq = dq + _place(dq_other, earlier) + _place(dq_high, False)
         return dq, tuple(
@@ -138,7 +139,7 @@ def _backward_hops(mine, theirs, n, block):
 
     # Of the own shard, (q_high, k_low) hides the first transfer and the two diagonal chunks hide the last.
     travelling = _send(theirs, n)
-    dq, dk, dv = _grad(_high(mine), _low(theirs), causal=False, block=block)
+    dq, dk, dv = _grad(_high(mine), _low(theirs), mask=EVERYTHING, block=block)
     dq, own = _place(dq, False), (_place(dk, True), _place(dv, True))
     arriving = _send(travelling, n) if n > 2 else None
     dq, dkv = hop(dq, travelling, 1)
@@ -149,14 +150,14 @@ def _backward_hops(mine, theirs, n, block):
         dq, more = hop(dq, travelling, n - 1)
         dkv = _add(carried, more)
     home = _send(dkv, n)
-    diagonal = _grad(_fold(mine), _fold(theirs), causal=True, block=block)
+    diagonal = _grad(_fold(mine), _fold(theirs), mask=Mask(), block=block)
     dq_own, *dkv_own = (x.reshape(y.shape) for x, y in zip(diagonal, (dq, *home), strict=True))
     return dq + dq_own, *_add(home, _add(own, dkv_own))
 
 
-def _grad(mine, theirs, *, causal, block):
+def _grad(mine, theirs, *, mask, block):
     (q, q_segments, dout, lse, delta), (k, v, k_segments) = mine, theirs
-    return attend_block_grad(q, k, v, q_segments, k_segments, dout, lse, delta, causal=causal, block=block)
+    return attend_block_grad(q, k, v, q_segments, k_segments, dout, lse, delta, mask=mask, block=block)
 
 
 def _send(tree, n):

@@ -1,8 +1,28 @@
-"""How queries and keys are cut into blocks, and which blocks and which positions in them may meet."""
+"""How queries and keys are cut into blocks, and which blocks and which positions in them may meet.
+
+A pair of blocks, a tile, is of one of three kinds: dead (nothing in it is visible; it is not executed), whole
+(everything is; it runs without a mask) or partial (it runs with one). The kind follows from the positions and
+from the range of segment ids in each block; no table of tiles is ever made.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from lwm.ops.dropout import Dropout
+from lwm.ops.masks import Mask
+
+
+class Ids(NamedTuple):
+    """Segment ids of blocks: the ids themselves, and their range without padding in each row of the batch."""
+
+    ids: jax.Array  # int32[count, B, size]
+    low: jax.Array  # int32[count, B]; above `high` where a block holds padding only
+    high: jax.Array
+    unpadded: jax.Array  # bool[count, B]
 
 
 class Tiles:
@@ -12,28 +32,22 @@ class Tiles:
     keys stand one after another, so that every product is a plain batched matrix product over (B, K).
     """
 
-    def __init__(self, q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, *, causal: bool, block: int):
+    def __init__(
+        self, q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, *, mask: Mask, block: int, q_start=0, k_start=0
+    ):
         (B, T, N, _), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
-        if N % K:
-            raise ValueError(f"q_BTNH: {N} heads are not a multiple of {K} key/value heads")
-        if causal and T != S:
-            raise ValueError(f"causal: needs as many queries as keys, got T={T} and S={S}")
-        if (q_segments_BT is None) != (k_segments_BS is None):
-            raise ValueError("segments: give those of queries and of keys, or neither")
-        self.T, self.S, self.K, self.G = T, S, K, N // K
-        self.q_count, self.q_size = _cut(T, block)
-        self.k_count, self.k_size = _cut(S, block)
-        if q_segments_BT is None and not causal and self.k_count * self.k_size > S:
-            # The filler of the last block must not be seen; only causality hides it by itself.
-            q_segments_BT, k_segments_BS = jnp.ones((B, T), jnp.int32), jnp.ones((B, S), jnp.int32)
-        self.masked = q_segments_BT is not None
-        if self.masked:
-            # Padding is -1 among queries and 0 among keys, so that equality alone decides who meets.
-            q_ids = jnp.where(q_segments_BT > 0, q_segments_BT, -1)[..., None, None]
-            q_ids = _split(q_ids, self.q_count, self.q_size, 1, -1)[:, :, 0, :, 0]
-            k_ids = _split(k_segments_BS[..., None, None], self.k_count, self.k_size, 1, 0)[:, :, 0, :, 0]
-            self._live = _overlap(q_ids, k_ids)
-            self._q_ids, self._k_ids = jnp.tile(q_ids, self.G), k_ids
+        check_arguments(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, block)
+        self.mask, self.q_start, self.k_start = mask, q_start, k_start
+        self.B, self.T, self.S, self.K, self.G = B, T, S, K, N // K
+        self.q_count, self.q_size = cut(T, block)
+        self.k_count, self.k_size = cut(S, block)
+        self.segmented = q_segments_BT is not None
+        if self.segmented:
+            self._q_ids = block_ids(q_segments_BT, self.q_count, self.q_size)
+            self._k_ids = block_ids(k_segments_BS, self.k_count, self.k_size)
+        # Plain causal attention to the own keys: the diagonal tile and those before it, known without asking.
+        static = all(isinstance(start, int) for start in (q_start, k_start))
+        self._aligned = mask.plain and static and q_start == k_start and T == S
 
     def split_q(self, x_BTNH: jax.Array, fill: float = 0.0) -> jax.Array:
         """[B, T, N, H] to [q_count, B, K, G * q_size, H]; `fill` completes the last block."""
@@ -51,28 +65,156 @@ class Tiles:
         """Undoes `split_k`."""
         return _join(blocks, self.k_size)[:, : self.S]
 
-    def if_live(self, i, j, visit, otherwise):
-        """`visit()` if blocks i and j can have a segment in common, else `otherwise`."""
-        return lax.cond(self._live[i, j], visit, lambda: otherwise) if self.masked else visit()
+    def over_keys(self, i, visit, carry):
+        """`carry` after the live tiles of block i of queries; `visit(i, j, masked, carry)` does one.
 
-    def mask(self, scores: jax.Array, i, j, diagonal: bool, keys_first: bool = False) -> jax.Array:
+        `masked` is a Python bool: whether hidden positions may exist in the tile.
+        """
+        if self._aligned:
+            carry = self._meet(i, i, True, visit, carry)
+            return lax.fori_loop(0, i, lambda j, carry: self._meet(i, j, False, visit, carry), carry)
+        if self.mask.everything:
+            return self._sweep_keys(i, visit, carry)
+        first, last = self.mask.keys_of(*self._q_range(i))
+        first = 0 if first is None else jnp.clip((first - self.k_start) // self.k_size, 0, self.k_count)
+        end = jnp.clip((last - self.k_start) // self.k_size + 1, 0, self.k_count)
+        return lax.fori_loop(first, end, lambda j, carry: self._meet(i, j, None, visit, carry), carry)
+
+    def over_queries(self, j, visit, carry):
+        """`carry` after the live tiles of block j of keys; as `over_keys`."""
+        if self._aligned:
+            carry = self._meet(j, j, True, visit, carry)
+            return lax.fori_loop(
+                j + 1, self.q_count, lambda i, carry: self._meet(i, j, False, visit, carry), carry
+            )
+        if self.mask.everything:
+            return self._sweep_queries(j, visit, carry)
+        first, last = self.mask.queries_of(*self._k_range(j))
+        first = jnp.clip((first - self.q_start) // self.q_size, 0, self.q_count)
+        end = self.q_count
+        if last is not None:
+            end = jnp.clip((last - self.q_start) // self.q_size + 1, 0, self.q_count)
+        return lax.fori_loop(first, end, lambda i, carry: self._meet(i, j, None, visit, carry), carry)
+
+    def hide(self, scores: jax.Array, i, j, keys_first: bool = False) -> jax.Array:
         """Sets scores that must not be seen to -inf: [B, K, G * q_size, k_size], or its transpose."""
         q_axis, k_axis = (-2, -1) if keys_first else (-1, -2)
-        if diagonal:
-            rows = jnp.tile(jnp.arange(self.q_size), self.G)
-            after = jnp.expand_dims(rows, q_axis) < jnp.expand_dims(jnp.arange(self.k_size), k_axis)
-            scores = jnp.where(after, -jnp.inf, scores)
-        if self.masked:
-            q_ids, k_ids = self._q_ids[i][:, None], self._k_ids[j][:, None]
-            same = jnp.expand_dims(q_ids, q_axis) == jnp.expand_dims(k_ids, k_axis)
-            scores = jnp.where(same, scores, -jnp.inf)
+
+        def seen(relation, q, k):
+            return relation(jnp.expand_dims(jnp.tile(q, self.G), q_axis), jnp.expand_dims(k, k_axis))
+
+        if self._aligned:
+            if i is j:  # the diagonal, met by itself; all other tiles lie wholly before it
+                size = jnp.arange(self.q_size)
+                scores = jnp.where(seen(self.mask.sees, size, size), scores, -jnp.inf)
+        else:
+            if not self.mask.everything:
+                visible = seen(self.mask.sees, *self.positions(i, j))
+                scores = jnp.where(visible, scores, -jnp.inf)
+            if self._filled:
+                real = j * self.k_size + jnp.arange(self.k_size) < self.S
+                scores = jnp.where(jnp.expand_dims(real, k_axis), scores, -jnp.inf)
+        if self.segmented:
+            related = seen(self.mask.sees_ids, self._q_ids.ids[i], self._k_ids.ids[j])
+            scores = jnp.where(related[:, None], scores, -jnp.inf)
         return scores
 
+    def kept(self, dropout: Dropout, i, j, keys_first: bool = False) -> jax.Array:
+        """What dropout multiplies the weights of a tile with: [B, K, G * q_size, k_size], or its transpose."""
+        q_positions, k_positions = self.positions(i, j)
+        rows = np.arange(self.B)[:, None, None, None]
+        heads = np.repeat(np.arange(self.K * self.G).reshape(self.K, self.G), self.q_size, axis=1)
+        q_axis, k_axis = (-2, -1) if keys_first else (-1, -2)
+        return dropout.kept(
+            rows,
+            jnp.expand_dims(heads, q_axis),
+            jnp.expand_dims(jnp.tile(q_positions, self.G), q_axis),
+            jnp.expand_dims(k_positions, k_axis),
+        )
 
-def _cut(length: int, block: int) -> tuple[int, int]:
+    def positions(self, i, j) -> tuple[jax.Array, jax.Array]:
+        """Global positions of the queries and of the keys of a tile."""
+        q_first, k_first = self.q_start + i * self.q_size, self.k_start + j * self.k_size
+        return q_first + jnp.arange(self.q_size), k_first + jnp.arange(self.k_size)
+
+    @property
+    def _filled(self) -> bool:
+        """Whether the last block of keys holds filler."""
+        return self.k_count * self.k_size > self.S
+
+    def _sweep_keys(self, i, visit, carry):
+        whole = self.k_count - self._filled
+        carry = lax.fori_loop(0, whole, lambda j, carry: self._meet(i, j, False, visit, carry), carry)
+        return self._meet(i, whole, True, visit, carry) if self._filled else carry
+
+    def _sweep_queries(self, j, visit, carry):
+        masked = None if self._filled else False
+        return lax.fori_loop(0, self.q_count, lambda i, carry: self._meet(i, j, masked, visit, carry), carry)
+
+    def _meet(self, i, j, masked: bool | None, visit, carry):
+        """Visits a tile that is partial (True), whole (False) or either (None) by its positions."""
+
+        def run(masked):
+            return lambda carry: visit(i, j, masked, carry)
+
+        if not self.segmented:
+            if masked is None:
+                return lax.cond(self._positions_whole(i, j), run(False), run(True), carry)
+            return run(masked)(carry)
+        q, k = (Ids(*(x[index] for x in ids)) for ids, index in ((self._q_ids, i), (self._k_ids, j)))
+        ranges = q.low, q.high, k.low, k.high
+        dead = jnp.all(self.mask.ids_dead(*ranges))
+        if masked:
+            return lax.cond(dead, lambda carry: carry, run(True), carry)
+        whole = jnp.all(self.mask.ids_whole(*ranges) & q.unpadded & k.unpadded)
+        if masked is None:
+            whole &= self._positions_whole(i, j)
+        kind = jnp.where(dead, 0, jnp.where(whole, 1, 2))
+        return lax.switch(kind, (lambda carry: carry, run(False), run(True)), carry)
+
+    def _positions_whole(self, i, j):
+        (q_first, q_last), (k_first, k_last) = self._q_range(i), self._k_range(j)
+        whole = True if self.mask.everything else self.mask.whole(q_first, q_last, k_first, k_last)
+        return whole & ((j + 1) * self.k_size <= self.S) if self._filled else whole
+
+    def _q_range(self, i):
+        first = self.q_start + i * self.q_size
+        return first, jnp.minimum(first + self.q_size, self.q_start + self.T) - 1
+
+    def _k_range(self, j):
+        first = self.k_start + j * self.k_size
+        return first, jnp.minimum(first + self.k_size, self.k_start + self.S) - 1
+
+
+def check_arguments(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, block: int) -> None:
+    """Raises ValueError for shapes that do not go together."""
+    (B, T, N, H), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
+    if N % K:
+        raise ValueError(f"q_BTNH: {N} heads are not a multiple of {K} key/value heads")
+    if k_BSKH.shape != (B, S, K, H):
+        raise ValueError(f"k_BSKH: {k_BSKH.shape}; needs batch {B} and head size {H} of q_BTNH")
+    if block < 1:
+        raise ValueError(f"block: {block}; positions in a block, at least 1")
+    if (q_segments_BT is None) != (k_segments_BS is None):
+        raise ValueError("segments: give those of queries and of keys, or neither")
+    if q_segments_BT is not None:
+        for name, segments, length in (("q_segments", q_segments_BT, T), ("k_segments", k_segments_BS, S)):
+            if segments.shape != (B, length):
+                raise ValueError(f"{name}: shape {segments.shape}; needs {(B, length)}, as its positions")
+
+
+def cut(length: int, block: int) -> tuple[int, int]:
     """Number and size of the fewest blocks, equal and at most `block` long, that cover a length."""
     count = -(-length // block)
     return count, -(-length // count)
+
+
+def block_ids(segments_BT, count: int, size: int) -> Ids:
+    """The segment ids of each block, the last one filled up with padding."""
+    B, T = segments_BT.shape
+    ids = jnp.pad(segments_BT, ((0, 0), (0, count * size - T))).reshape(B, count, size).swapaxes(0, 1)
+    low = jnp.min(jnp.where(ids > 0, ids, np.iinfo(ids.dtype).max), axis=-1)
+    return Ids(ids, low, jnp.max(ids, axis=-1), jnp.all(ids > 0, axis=-1))
 
 
 def _split(x_BTNH, count, size, K, fill):
@@ -86,14 +228,3 @@ def _join(blocks, size):
     count, B, K, rows, H = blocks.shape
     x = blocks.reshape(count, B, K, rows // size, size, H).transpose(1, 0, 4, 2, 3, 5)
     return x.reshape(B, count * size, K * (rows // size), H)
-
-
-def _overlap(q_ids, k_ids):
-    """bool[q_count, k_count]: False where the ranges of segments of two blocks touch in no row of B."""
-
-    def span(ids):
-        return jnp.min(jnp.where(ids > 0, ids, jnp.iinfo(ids.dtype).max), axis=-1), jnp.max(ids, axis=-1)
-
-    (q_low, q_high), (k_low, k_high) = span(q_ids), span(k_ids)
-    touch = (q_low[:, None] <= k_high[None, :]) & (k_low[None, :] <= q_high[:, None])
-    return jnp.any(touch, axis=-1)
