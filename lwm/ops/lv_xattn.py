@@ -1,16 +1,15 @@
 """Exact cross-attention over devices with stationary keys (LV-XAttn, arXiv 2502.02406).
 
 Text that looks at video has some thousand queries and up to millions of keys. Ring attention sends the keys;
-here they stay, and the queries go round with what they have gathered so far: the output and the log-sum-exp of
-its softmax. With n devices, T queries and S keys a device sends ~T / S of what a ring would (`xattn_traffic.py`
-has it to the byte).
+here they stay, and the queries go round with what they have gathered so far: the output and the log-sum-exp
+of its softmax. A device sends about T / S of what it would in a ring (`xattn_traffic.py` has it to the byte).
 
     forward     q: n - 1 hops; out and lse: n - 1 hops
     backward    q, dout, lse, delta: n - 1 hops; dq, in float32: n - 1 hops. dK and dV stay, in float32
 
 lse starts at -inf, "has seen nothing", and parts are joined by logaddexp with the larger one as the shift, so
-neither few keys nor large scores disturb the softmax. What overlaps: `round_trip.py`; what is on the wire, and
-how exact it is: `xattn_ways.py`.
+neither few keys nor large scores disturb the softmax. What overlaps: `round_trip.py`; what is on the wire,
+and how exact it is: `xattn_ways.py`.
 
 All cross-attention layers of a model look at the same features y. `lv_xattn_projected` therefore keeps, of
 each layer, its input x, its output and lse; K = y W_K and V = y W_V are computed again in the backward.
@@ -20,13 +19,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
+from jax.ad_checkpoint import checkpoint_name, checkpoint_policies
 
 from lwm.ops.axes import ROWS, SEQUENCE, TENSOR, per_device, pieces, spec
 from lwm.ops.masks import Mask
 from lwm.ops.streamed_keys import project, project_grad, stream, stream_grad
 from lwm.ops.xattn_arguments import check_features, check_heads, check_options, fit, segment_ids
 from lwm.ops.xattn_ways import How, backward, forward
+
+NAMES = "attention_out", "attention_lse"
 
 
 def lv_xattn(
@@ -41,9 +42,9 @@ def lv_xattn(
     block: int = 512,
     way: str = "rotate_queries",
 ) -> jax.Array:
-    """Attention of T queries to S keys, both cut over the "seq" axis of the mesh in context, in natural order.
+    """Attention of T queries to S keys, both cut over "seq" of the mesh in context, in natural order.
 
-    B is cut over ("data", "fsdp") and heads over "tensor". T and S need not divide: they are filled up inside.
+    B is cut over ("data", "fsdp"), heads over "tensor". T and S are filled up inside to what "seq" divides.
     Without a mesh the same code runs on one device and sends nothing.
 
     Args:
@@ -51,7 +52,8 @@ def lv_xattn(
       k_BSKH, v_BSKH: keys and values in the dtype of q.
       q_segments_BT: integers; a query sees keys of its own id, and 0 sees nothing. None: sees all keys that
         there are.
-      k_segments_BS: integers, 0 = not there, seen by nobody; or bools, False = not there. None: all are there.
+      k_segments_BS: integers, 0 = not there, seen by nobody; or, if q_segments is None, bools, False = not
+        there. None: all are there.
       ordered: ids are in order, and a query sees keys from id 1 up to its own: text after frame f sees frames
         1 … f. Needs both segments.
       softcap: scores become softcap * tanh(scores / softcap); 0 = as they are.
@@ -71,9 +73,7 @@ def lv_xattn(
     check_heads(q_BTNH, k_BSKH, v_BSKH)
     check_options(block=block, softcap=softcap, way=way)
     n, (T, S) = pieces(SEQUENCE), (q_BTNH.shape[1], k_BSKH.shape[1])
-    halves = 2 if n > 1 else 1
-    T_fit = fit(T, n * (halves if way == "rotate_queries" else 1))
-    S_fit = fit(S, n * (halves if way == "rotate_keys" else 1))
+    T_fit, S_fit = fit(T, n, rotates=way == "rotate_queries"), fit(S, n, rotates=way == "rotate_keys")
     ids = segment_ids(q_segments_BT, k_segments_BS, q_BTNH, k_BSKH, T_fit, S_fit, ordered=ordered)
     how = How(n, Mask(causal=False, ordered=ordered), block, softcap)
     heads, rows = spec(ROWS, SEQUENCE, TENSOR, ()), spec(ROWS, SEQUENCE)
@@ -106,9 +106,9 @@ def lv_xattn_projected(
       y_BSC: features, in the dtype of x; S is cut over "seq".
       wq_DNH, wk_CKH, wv_CKH: weights; heads are cut over "tensor". They are used in the dtype of x.
       q_segments_BT, k_segments_BS, ordered, softcap, block: as for `lv_xattn`.
-      key_block: how many keys of a device exist at a time. Every device then takes the queries of all devices,
-        B T N H numbers, and walks over its features once in each direction (`streamed_keys.py`): right where T
-        is much shorter than S. 0: all keys of a device exist during each pass, and the queries travel.
+      key_block: how many keys of a device exist at a time. Every device takes the queries of all devices,
+        B T N H numbers, and walks over its features once in each direction (`streamed_keys.py`): right where
+        T is much shorter than S. 0: all keys of a device exist during each pass, and the queries travel.
 
     Returns:
       out_BTNH in the dtype of x. Residuals carry the names "attention_out" and "attention_lse".
@@ -119,9 +119,8 @@ def lv_xattn_projected(
     check_features(x_BTD, y_BSC, wq_DNH, wk_CKH, wv_CKH)
     check_options(block=block, softcap=softcap, key_block=key_block)
     n, (T, S) = pieces(SEQUENCE), (x_BTD.shape[1], y_BSC.shape[1])
-    chunks = -(-fit(S, n) // (n * key_block)) if key_block else 0
-    T_fit, S_fit = fit(T, n if chunks or n == 1 else 2 * n), fit(S, n * max(chunks, 1))
-    ids = segment_ids(q_segments_BT, k_segments_BS, x_BTD, y_BSC, T_fit, S_fit, ordered=ordered)
+    chunks = -(-S // (n * key_block)) if key_block else 0
+    T_fit, S_fit = fit(T, n, rotates=not chunks), fit(S, n * max(chunks, 1))
     how = How(n, Mask(causal=False, ordered=ordered), block, softcap)
     whole, rows = spec(ROWS, SEQUENCE, ()), spec(ROWS, SEQUENCE)
     weights, heads = spec((), TENSOR, ()), spec(ROWS, SEQUENCE, TENSOR, ())
@@ -130,7 +129,15 @@ def lv_xattn_projected(
         (whole, whole, weights, weights, weights, rows, rows),
         heads,
     )
-    return attend(_fill(x_BTD, T_fit), _fill(y_BSC, S_fit), wq_DNH, wk_CKH, wv_CKH, *ids)[:, :T]
+
+    # What is filled up here is filled up again in the backward, not kept once for each layer.
+    @functools.partial(jax.checkpoint, policy=checkpoint_policies.save_only_these_names(*NAMES))
+    def filled(x_BTD, y_BSC, *weights_and_segments):
+        *weights, q_segments_BT, k_segments_BS = weights_and_segments
+        ids = segment_ids(q_segments_BT, k_segments_BS, x_BTD, y_BSC, T_fit, S_fit, ordered=ordered)
+        return attend(_fill(x_BTD, T_fit), _fill(y_BSC, S_fit), *weights, *ids)[:, :T]
+
+    return filled(x_BTD, y_BSC, wq_DNH, wk_CKH, wv_CKH, q_segments_BT, k_segments_BS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -187,7 +194,7 @@ _attend_projected.defvjp(_projected_forward, _projected_backward)
 
 def _named(part, dtype):
     out, lse = part
-    return checkpoint_name(out.astype(dtype), "attention_out"), checkpoint_name(lse, "attention_lse")
+    return checkpoint_name(out.astype(dtype), NAMES[0]), checkpoint_name(lse, NAMES[1])
 
 
 def _delta(dout, out):

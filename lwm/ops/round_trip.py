@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lwm.ops.axes import SEQUENCE
+from lwm.ops.wire import in_sixteen_bits
 
 
 def round_trip(
@@ -38,7 +39,7 @@ def round_trip(
     """Lets every visitor see every home; runs on each device of "seq" inside `per_device`.
 
     Args:
-      visitor: arrays [B, T, ...] of this device, T even if n > 1.
+      visitor: arrays [B, T, ...] of this device, T at least 2 if n > 1.
       home: arrays that stay, or None.
       visit: (home, visitor) -> (home, result); must also take a half of a visitor along T. Results are arrays
         [B, T, ...], or None if there is nothing to bring home.
@@ -76,8 +77,9 @@ def round_trip(
 
 def send(tree: Any, n: int) -> Any:
     """To the next device on the ring; what arrives is what the previous one sent."""
-    return lax.ppermute(tree, SEQUENCE, [(i, (i + 1) % n) for i in range(n)])
+    ring = [(i, (i + 1) % n) for i in range(n)]
+    return in_sixteen_bits(lambda bits: lax.ppermute(bits, SEQUENCE, ring), tree)
 
 
 def _half(tree, which):
-    return jax.tree.map(lambda x: jnp.split(x, 2, axis=1)[which], tree)
+    return jax.tree.map(lambda x: jnp.split(x, [x.shape[1] // 2], axis=1)[which], tree)

@@ -59,7 +59,7 @@ def stream(how: How, chunks: int, q_BTNH, y_BSC, wk_CKH, wv_CKH, q_ids_BT, k_ids
 def stream_grad(
     how: How, chunks: int, q_BTNH, y_BSC, wk_CKH, wv_CKH, q_ids_BT, k_ids_BS, dout_BTNH, lse_BTN, delta_BTN
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(dq_BTNH float32, dy_BSC in the dtype of y, dwk_CKH and dwv_CKH float32): the other way through `stream`.
+    """The other way through `stream`: (dq_BTNH, dy_BSC, dwk_CKH, dwv_CKH), float32 but for dy, which is as y.
 
     dq and dy are those of this device's queries and features; dwk and dwv are what its features contribute.
     """

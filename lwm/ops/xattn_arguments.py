@@ -1,4 +1,4 @@
-"""What cross-attention accepts, checked before anything is traced, and how lengths and segments are filled up."""
+"""What cross-attention accepts, checked before it is traced, and how lengths and segments are filled up."""
 
 import jax
 import jax.numpy as jnp
@@ -59,9 +59,12 @@ def check_options(*, block: int, softcap: float, way: str = WAYS[0], key_block: 
         raise ValueError(f"way: {way!r}; one of {', '.join(WAYS)}")
 
 
-def fit(length: int, multiple: int) -> int:
-    """The smallest multiple that holds a length."""
-    return -(-length // multiple) * multiple
+def fit(length: int, n: int, *, rotates: bool = False) -> int:
+    """The smallest length, not below this one, that n devices share equally.
+
+    What rotates needs at least two positions on each of several devices (`round_trip.py`).
+    """
+    return max(-(-length // n), 2 if rotates and n > 1 else 1) * n
 
 
 def segment_ids(q_segments_BT, k_segments_BS, queries, keys, T_fit: int, S_fit: int, *, ordered: bool):
@@ -86,7 +89,7 @@ def segment_ids(q_segments_BT, k_segments_BS, queries, keys, T_fit: int, S_fit: 
             raise ValueError(f"{name}: shape {ids.shape}; must be {(B, length)}")
         valid = jnp.issubdtype(ids.dtype, jnp.bool_) and ids is k_segments_BS and q_segments_BT is None
         if not valid and not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(f"{name}: {ids.dtype}; must be integers, or bools for keys without q_segments_BT")
+            raise ValueError(f"{name}: {ids.dtype}; must be integers, or bools if only keys have any")
     if q_segments_BT is not None and k_segments_BS is None:
         raise ValueError("k_segments_BS: None, but q_segments_BT is given; give both, or those of keys only")
     if k_segments_BS is None and S_fit == S:

@@ -4,13 +4,14 @@ The counts are those of the compiled program (segments, if there are any, come o
 and hop for whatever travels). Per device, with t = T / n queries and s = S / n keys, w bytes in a number and
 o = 2 bytes in a travelling output for 16-bit inputs, else 4:
 
-    rotate_queries   forward   (n - 1) B t N (H w + H o + 4 [lse] + 4 [scale, if o = 2])
-    gather_queries   backward  (n - 1) B t N (H w [q] + H w [dout] + 8 [lse, delta] + 4 H [dq])
-    rotate_keys      forward   (n - 1) B s K 2 H w
-                     backward  (n - 1) B s K (2 H w + 8 H [dK, dV])
+    rotate_queries,   forward    (n - 1) B t N (H w + H o + 4 [lse] + 4 [scale of out, if o = 2])
+    gather_queries    backward   (n - 1) B t N (H w [q] + H w [dout] + 8 [lse, delta] + 4 H [dq])
 
-So keys may be S / T times as many as queries before grouped heads (N / K) have used up the difference. To
-rotate needs two halves a device to hide its transfers behind: t, or s, is filled up to an even number.
+    rotate_keys       forward    (n - 1) B s K 2 H w
+                      backward   (n - 1) B s K (2 H w + 8 H [dK, dV])
+
+Grouped heads weigh against the queries: they send less where T N < S K or so. What rotates needs two positions
+on each device, for the halves that hide its first and last transfer, so one query a device is better gathered.
 """
 
 import dataclasses
@@ -67,16 +68,14 @@ def traffic(way: str, *, B: int, T: int, S: int, N: int, K: int, H: int, n: int,
         return Traffic(0, 0)
     w = jnp.dtype(dtype).itemsize
     if way == "rotate_keys":
-        hop = B * fit(S, 2 * n) // n * K
+        hop = B * fit(S, n, rotates=True) // n * K
         return Traffic((n - 1) * hop * 2 * H * w, (n - 1) * hop * (2 * H * w + 8 * H))
-    hop = B * fit(T, 2 * n if way == "rotate_queries" else n) // n * N
+    hop = B * fit(T, n, rotates=way == "rotate_queries") // n * N
     part = 2 * H + 8 if w == 2 else 4 * H + 4
     return Traffic((n - 1) * hop * (H * w + part), (n - 1) * hop * (2 * H * w + 8 + 4 * H))
 
 
-def choose(
-    *, B: int, T: int, S: int, N: int, K: int, H: int, n: int, dtype, training: bool = True
-) -> Choice:
+def choose(*, B: int, T: int, S: int, N: int, K: int, H: int, n: int, dtype, training: bool = True) -> Choice:
     """The way that sends the fewest bytes, for one shape of cross-attention.
 
     Args:
@@ -99,20 +98,18 @@ def choose(
 def _why(best: str, sent: dict[str, int], T: int, S: int, N: int, K: int, n: int) -> str:
     if n == 1:
         return "One device sends nothing."
-    sizes = {way: f"{size / 2**20:.4g} MiB" for way, size in sent.items()}
+    queries, keys, gathered = (f"{sent[way] / 2**20:.4g} MiB" for way in WAYS)
     if best == "rotate_keys":
         return (
             f"{S} keys of {K} heads are less to send than {T} queries of {N} heads with their outputs: "
-            f"{sizes['rotate_keys']} a device, rotating the queries {sizes['rotate_queries']}."
+            f"{keys} a device, rotating the queries {queries}."
         )
     if best == "gather_queries":
         return (
             f"{T} queries are too few to fill two halves on each of {n} devices: gathered at once they are "
-            f"{sizes['gather_queries']} a device, filled up to rotate {sizes['rotate_queries']}, and rotating "
-            f"{S} keys takes {sizes['rotate_keys']}."
+            f"{gathered} a device, filled up to rotate {queries}, and rotating {S} keys takes {keys}."
         )
     return (
-        f"{T} queries of {N} heads with their outputs are less to send than {S} keys of {K} heads: "
-        f"{sizes['rotate_queries']} a device, rotating the keys {sizes['rotate_keys']}; gathering the queries "
-        f"takes {sizes['gather_queries']} that no computation hides."
+        f"{T} queries of {N} heads with their outputs are less to send than {S} keys of {K} heads: {queries} "
+        f"a device, rotating the keys {keys}; gathering the queries takes {gathered} that no work hides."
     )

@@ -5,12 +5,12 @@
     "gather_queries"   keys and values stay; every device takes all queries at once, and what it found for
                        them goes straight back to their owners
 
-All are exact and differ in what is sent (`xattn_traffic.py`) and held. Queries lie over "seq" by T, keys by S.
+All are exact; they differ in what is sent (`xattn_traffic.py`) and held. T and S are both cut over "seq".
 The backward takes delta, the row sums of dout * out, in place of out: one number a row instead of H.
 Gradients and results are float32, dK and dV are summed in float32 where their keys are.
 
 What is sent for a query row and head: H numbers of q, H of out and one lse; backward H of q, of dout and of
-dq, one lse and one delta. out is sent as float32 if q has 32 bits. If q has 16, out has 16 too (`wire.py`) and
+dq, one lse and one delta. out is sent as float32 if q has 32 bits. If q has 16, so has out (`wire.py`), and
 its scale goes along: after n - 1 hops an output is off by at most (n - 1) 2^-16 of the largest number in its
 row, far below the 2^-9 of its own rounding to bfloat16 at the end. Statistics travel as [B, N, T], so that
 the long dimension lies in the lanes of a TPU and nothing is padded.
@@ -27,7 +27,7 @@ from lwm.ops.attention import Part, attend_block, attend_block_grad, merge
 from lwm.ops.axes import SEQUENCE
 from lwm.ops.masks import Mask
 from lwm.ops.round_trip import round_trip, send
-from lwm.ops.wire import from_int16, to_int16
+from lwm.ops.wire import from_int16, in_sixteen_bits, to_int16
 
 WAYS = ("rotate_queries", "rotate_keys", "gather_queries")
 
@@ -133,7 +133,7 @@ def gather(tree, n: int):
     """The shards of all devices, one after another along T (axis 1)."""
     if n == 1:
         return tree
-    return jax.tree.map(lambda x: lax.all_gather(x, SEQUENCE, axis=1, tiled=True), tree)
+    return in_sixteen_bits(lambda bits: lax.all_gather(bits, SEQUENCE, axis=1, tiled=True), tree)
 
 
 def give_back(part: Part, dtype, n: int) -> Part:

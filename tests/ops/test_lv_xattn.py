@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.ad_checkpoint import checkpoint_policies, print_saved_residuals
+from jax.ad_checkpoint import print_saved_residuals
+from jax.extend.core import jaxprs_in_params
 
 from lwm.ops.lv_xattn import lv_xattn, lv_xattn_projected
 from lwm.ops.xattn_ways import WAYS
@@ -211,9 +212,7 @@ def features(rng, B, T, S, D, C, N, K, H):
 
 def dense_layers(x, y, wq, wk, wv, seen, layers):
     for _ in range(layers):
-        q, k, v = (
-            jnp.einsum("BTD,DNH->BTNH", a, w) for a, w in ((x, wq), (y, wk), (y, wv))
-        )
+        q, k, v = (jnp.einsum("BTD,DNH->BTNH", a, w) for a, w in ((x, wq), (y, wk), (y, wv)))
         x = x + dense(q, k, v, seen).reshape(x.shape)
     return x
 
@@ -260,6 +259,81 @@ def test_what_a_layer_keeps_does_not_grow_with_the_features(mesh_of, rng, capsys
         return [line.split()[0] for line in lines]
 
     for layers in (1, 3):
-        short, long = kept(layers, 32), kept(layers, 64)
+        short, long = kept(layers, 97), kept(layers, 641)
         assert short == long
         assert [shape for shape in long if "S" in shape] == ["f32[1,S,5]"]
+
+
+@pytest.mark.parametrize("key_block, kind, times", [(0, "ppermute", 3 * 3 + 4 * 3), (8, "all_gather", 1 + 4)])
+def test_nothing_is_sent_twice_for_the_backward(mesh_of, rng, key_block, kind, times):
+    """Four devices: three arrays forward and four backward make three hops each, or are gathered once."""
+    inputs = features(rng, 1, 8, 32, 4, 5, 2, 1, 2)
+    with jax.set_mesh(mesh_of(seq=4)):
+        loss = lambda *inputs: jnp.sum(lv_xattn_projected(*inputs, key_block=key_block))  # noqa: E731
+        jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=range(5)))(*inputs)
+    assert occurrences(jaxpr.jaxpr, kind) == times
+
+
+def occurrences(jaxpr, name):
+    """How often a primitive runs, counting a scan by its length."""
+    count = 0
+    for eqn in jaxpr.eqns:
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        inner = jaxprs_in_params(eqn.params)
+        count += (eqn.primitive.name == name) + times * sum(occurrences(x, name) for x in inner)
+    return count
+
+
+Q, KV = (2, 4, 4, 8), (2, 6, 2, 8)
+
+
+@pytest.mark.parametrize(
+    "shapes, options, message",
+    [
+        ((Q, KV, (2, 6, 2, 4)), {}, r"v_BSKH: shape \(2, 6, 2, 4\); must be that of k_BSKH"),
+        ((Q, (2, 6, 2, 4), KV), {}, r"k_BSKH: shape .* must be \[2, S, K, 8\]"),
+        ((Q, (2, 6, 3, 8), (2, 6, 3, 8)), {}, "N: 4 query heads; must be a multiple of K=3"),
+        ((Q, (2, 0, 2, 8), (2, 0, 2, 8)), {}, "k_BSKH: shape .* none of them 0"),
+        ((Q[1:], KV, KV), {}, "q_BTNH: shape .* must have 4 dimensions"),
+        (((3, *Q[1:]), (3, *KV[1:]), (3, *KV[1:])), {}, "B: 3 is not a multiple of mesh axes"),
+        ((Q, KV, KV, (2, 4)), {}, "k_segments_BS: None, but q_segments_BT is given"),
+        ((Q, KV, KV, (2, 5), (2, 6)), {}, r"q_segments_BT: shape \(2, 5\); must be \(2, 4\)"),
+        ((Q, KV, KV, None, (2, 6)), {"ordered": True}, "q_segments_BT: None; ordered=True"),
+        ((Q, KV, KV), {"block": 0}, "block: 0; .* at least 1"),
+        ((Q, KV, KV), {"softcap": -1.0}, "softcap: -1.0; "),
+        ((Q, KV, KV), {"way": "teleport"}, "way: 'teleport'; one of rotate_queries"),
+    ],
+)
+def test_arguments_that_do_not_fit(mesh_of, shapes, options, message):
+    q, k, v, *ids = (None if shape is None else jnp.ones(shape) for shape in shapes)
+    ids = (x if x is None else x.astype(jnp.int32) for x in ids)
+    with jax.set_mesh(mesh_of(data=2)), pytest.raises(ValueError, match=message):
+        lv_xattn(q, k, v, *ids, **options)
+
+
+def test_kinds_that_do_not_fit(qkv):
+    q, k, v, _ = qkv(1, 2, 3, 2, 1, 4)
+    with pytest.raises(ValueError, match="k_BSKH: bfloat16; must be float32"):
+        lv_xattn(q, k.astype(jnp.bfloat16), v)
+    with pytest.raises(ValueError, match="q_BTNH: int32; must be a float dtype"):
+        lv_xattn(q.astype(jnp.int32), k, v)
+    with pytest.raises(ValueError, match="k_segments_BS: float32; must be integers"):
+        lv_xattn(q, k, v, None, jnp.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    "name, shape, message",
+    [
+        ("y", (2, 6, 5), r"y_BSC: shape .* must be \[1, S, C\]"),
+        ("wq", (3, 2, 4), r"wq_DNH: shape .* must be \[8, N, H\]"),
+        ("wk", (5, 1, 3), r"wk_CKH: shape .* must be \[5, K, 4\]"),
+        ("wv", (5, 2, 4), "wv_CKH: shape .* must be that of wk_CKH"),
+    ],
+)
+def test_features_and_weights_that_do_not_fit(rng, name, shape, message):
+    inputs = dict(zip(("x", "y", "wq", "wk", "wv"), features(rng, 1, 4, 6, 8, 5, 2, 1, 4), strict=True))
+    inputs[name] = jnp.ones(shape)
+    with pytest.raises(ValueError, match=message):
+        lv_xattn_projected(*inputs.values())
+    with pytest.raises(ValueError, match="key_block: -1; "):
+        lv_xattn_projected(*features(rng, 1, 4, 6, 8, 5, 2, 1, 4), key_block=-1)
