@@ -52,3 +52,8 @@ def per_device(fn: Callable, in_specs, out_specs) -> Callable:
     if jax.sharding.get_abstract_mesh().empty:
         return fn
     return jax.shard_map(fn, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def index(axes: Axes) -> jax.Array | int:
+    """Number of this device along these axes, the first one slowest; 0 outside of a mesh."""
+    return jax.lax.axis_index(active(axes)) if active(axes) else 0

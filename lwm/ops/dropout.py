@@ -61,7 +61,7 @@ def check(dropout: Dropout | None) -> Dropout | None:
 
 
 def _word(x) -> jax.Array:
-    return jnp.asarray(x).astype(jnp.uint32)
+    return jnp.uint32(x) if isinstance(x, int) else jnp.asarray(x).astype(jnp.uint32)
 
 
 def _mix(x):

@@ -19,8 +19,8 @@ class Mask:
 
     Attributes:
       causal: the query at position i sees keys at positions j <= i.
-      frame: positions in a frame. Causal between frames, free inside one: j // frame <= i // frame (block-causal
-        attention, as between the frames of a video). 1 is plain causal.
+      frame: positions in a frame. Causal between frames, free inside one: j // frame <= i // frame
+        (block-causal attention, as between the frames of a video). 1 is plain causal.
       window: sees i - j < window only, on top of the rest; 0 = no window. 1 is the query's own position.
       ordered: how segment ids are read where they are given. False: a query sees the keys of its own id.
         True: it sees ids from 1 up to its own (text that sees the frames before it).
@@ -99,7 +99,7 @@ class Mask:
         return related & (k_ids > 0)
 
     def ids_dead(self, q_low: Ints, q_high: Ints, k_low: Ints, k_high: Ints):
-        """Whether no id in q_low … q_high can see one in k_low … k_high (ids above 0; empty if low > high)."""
+        """Whether no id in q_low … q_high can see one in k_low … k_high (ids > 0; empty if low > high)."""
         dead = (q_low > q_high) | (k_low > k_high) | (q_high < k_low)
         return dead if self.ordered else dead | (k_high < q_low)
 
@@ -111,4 +111,5 @@ class Mask:
         return i if self.frame == 1 else (i // self.frame + 1) * self.frame - 1
 
 
+CAUSAL = Mask()
 EVERYTHING = Mask(causal=False)

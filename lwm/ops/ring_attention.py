@@ -1,32 +1,33 @@
 """Ring attention (Liu et al., arXiv 2310.01889): a sequence cut over devices, keys and values that travel.
 
-The sequence lies in zigzag order over the "seq" axis: of 2n chunks, device i holds chunk i ("low") and chunk
-2n - 1 - i ("high"). Its own shard is then plain causal attention in local order. When the keys of device j
-arrive at device i,
+The public function, and its gradient as one rule. Which queries of a device meet which keys of another is
+arithmetic in meetings.py; what travels when is in ring_hops.py.
 
-    j < i    (q_low, k_low)  and (q_high, k_low)     are wholly visible, k_high not at all
-    j > i    (q_high, k_low) and (q_high, k_high)    are wholly visible, q_low sees nothing
-
-so a hop is two unmasked half-blocks on every device: (q_high, k_low), and one whose operands depend on j < i.
-Both are computed as one batch of two.
-
-How many hops, with n devices on "seq"; every transfer is sent before the work that hides it
-    forward    K, V and segments: n - 1
-    backward   K, V and segments: n - 1
-               dK and dV: n - 1. They set out from the first device that their keys visit and travel one hop
-               behind K and V; the last hop brings them home, where their own device adds its share.
+A large shard does its heads in groups, one group after the other: the buffers of a ring are then a fraction
+of the shard, and as many bytes travel.
 """
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from lwm.ops.attention import attend_block, attend_block_grad, merge
-from lwm.ops.axes import ROWS, SEQUENCE, TENSOR, check_divides, per_device, pieces, spec
-from lwm.ops.masks import EVERYTHING, Mask
+from lwm.ops.attention import check_softcap
+from lwm.ops.axes import ROWS, SEQUENCE, TENSOR, check_divides, index, per_device, pieces, spec
+from lwm.ops.dropout import Dropout
+from lwm.ops.dropout import check as check_dropout
+from lwm.ops.masks import CAUSAL, Mask
+from lwm.ops.meetings import LAYOUTS, Shards
+from lwm.ops.ring_hops import backward, forward
+from lwm.ops.sinks import add_sinks
+from lwm.ops.travel import Travel
+from lwm.ops.ulysses import gather_positions, kv_copies, scatter_positions
+
+HELD_BYTES = 2**27  # of K and V that a device holds for one ring; more heads than fit take turns
 
 
 def ring_attention(
@@ -35,164 +36,199 @@ def ring_attention(
     v_BTKH: jax.Array,
     segments_BT: jax.Array | None = None,
     *,
+    mask: Mask = CAUSAL,
+    layout: str = "zigzag",
     block: int = 512,
+    softcap: float = 0.0,
+    sinks_N: jax.Array | None = None,
+    dropout: Dropout | None = None,
+    ulysses: int = 1,
+    bidirectional: bool = False,
+    wire_dtype: jnp.dtype | None = None,
 ) -> jax.Array:
-    """Causal attention over a sequence that may be cut over the devices of the mesh in context.
+    """Attention over a sequence that may be cut over the devices of the mesh in context.
 
     Takes global arrays; with the mesh that `jax.set_mesh` put in context, B is cut over ("data", "fsdp"),
     T over "seq" and heads over "tensor". Without a mesh the same code runs on one device.
 
     Args:
-      q_BTNH, k_BTKH, v_BTKH: any float dtype, N a multiple of K; T in zigzag order for the size of "seq"
-        (natural order if that is 1).
+      q_BTNH, k_BTKH, v_BTKH: any float dtype, N a multiple of K; T in the order that `layout` says.
       segments_BT: integers in the same order as T, or None. A query sees keys of its own segment only;
         segment 0 is padding: its rows are exactly zero.
+      mask: who sees whom, by position in the natural order.
+      layout: "zigzag" (`zigzag_order(T, seq)`; balanced under causal masks) or "contiguous" (natural order;
+        any T, and a window then needs its neighbours only). The same if "seq" is 1.
       block: most positions in a block of scores.
+      softcap: scores become softcap * tanh(scores / softcap); 0 = as they are.
+      sinks_N: a learned logit for each head that joins the softmax once and has no value; or None.
+      dropout: of attention weights, the same for every mesh and layout; or None.
+      ulysses: this many neighbours on "seq" trade heads for positions, and rings of seq / ulysses devices
+        remain. 1: all ring; seq: no ring. More than K is allowed: key/value heads are then sent repeatedly.
+      bidirectional: half of each shard's keys and values travel each way round.
+      wire_dtype: of dK and dV while they travel; None is float32.
 
     Returns:
       out_BTNH in the dtype of q. Its residuals carry the names "attention_out" and "attention_lse" for
       rematerialisation policies.
 
     Raises:
-      ValueError: the mesh does not divide B, T (two chunks for each device) or the heads.
+      ValueError: shapes that do not go together; the mesh does not divide B, the heads or (zigzag, two chunks
+        for each device) T; `ulysses` does not divide "seq" or the heads of a device; an unknown layout.
     """
     (B, T, N, _), K, n = q_BTNH.shape, k_BTKH.shape[2], pieces(SEQUENCE)
+    _check_shapes(q_BTNH, k_BTKH, v_BTKH, segments_BT, sinks_N)
     for letter, length, axes in (("B", B, ROWS), ("N", N, TENSOR), ("K", K, TENSOR)):
         check_divides(letter, length, axes)
-    if n > 1 and T % (2 * n):
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: {layout!r}; one of {LAYOUTS}")
+    if n > 1 and layout == "zigzag" and T % (2 * n):
         raise ValueError(f"T: {T} is not a multiple of {2 * n}, two chunks for each of seq={n} devices")
+    if ulysses < 1 or n % ulysses:
+        raise ValueError(f"ulysses: {ulysses}; a divisor of seq={n}")
+    if (N // pieces(TENSOR)) % ulysses:
+        raise ValueError(f"ulysses: {ulysses}; a divisor of the {N // pieces(TENSOR)} heads of a device")
+    check_softcap(softcap)
+    dropout = check_dropout(dropout)
+
+    filler = -T % n
+    if filler:
+        if segments_BT is None and not (mask.causal and mask.frame == 1):
+            segments_BT = jnp.ones((B, T), jnp.int32)
+        q_BTNH, k_BTKH, v_BTKH, segments_BT = (
+            x if x is None else jnp.pad(x, ((0, 0), (0, filler)) + ((0, 0),) * (x.ndim - 2))
+            for x in (q_BTNH, k_BTKH, v_BTKH, segments_BT)
+        )
+    plan = Plan(
+        shards=Shards(n // ulysses, (T + filler) // n * ulysses, layout, mask, dropout is not None),
+        ulysses=ulysses,
+        block=block,
+        softcap=float(softcap),
+        rate=dropout.rate if dropout is not None else 0.0,
+        bidirectional=bidirectional,
+        wire=None if wire_dtype is None else jnp.dtype(wire_dtype),
+    )
     heads, tokens = spec(ROWS, SEQUENCE, TENSOR, ()), spec(ROWS, SEQUENCE)
-    ring = functools.partial(_ring, n, block)
-    return per_device(ring, (heads, heads, heads, tokens), heads)(q_BTNH, k_BTKH, v_BTKH, segments_BT)
+    seed = None if dropout is None else jnp.asarray(dropout.seed, jnp.uint32)
+    local = per_device(
+        functools.partial(_local, plan), (heads, heads, heads, tokens, spec(TENSOR), spec()), heads
+    )
+    out_BTNH = local(q_BTNH, k_BTKH, v_BTKH, segments_BT, sinks_N, seed)
+    return out_BTNH[:, :T] if filler else out_BTNH
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _ring(n, block, q, k, v, segments):
-    return _ring_forward(n, block, q, k, v, segments)[0]
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is known about one call before tracing."""
+
+    shards: Shards
+    ulysses: int
+    block: int
+    softcap: float
+    rate: float
+    bidirectional: bool
+    wire: jnp.dtype | None
+
+    def travel(self) -> Travel:
+        """How K and V go round."""
+        return Travel(self.shards, stride=self.ulysses, both_ways=self.bidirectional, wire=self.wire)
+
+    def settings(self, seed, B: int, N: int, first: int) -> dict:
+        """Keywords of `attend_block` for B rows and query heads from `first` of the N of this device."""
+        dropout = None
+        if self.rate:
+            member = index(SEQUENCE) % self.ulysses
+            head = (index(TENSOR) * self.ulysses + member) * N + first
+            dropout = Dropout(self.rate, seed, row=index(ROWS) * B, head=head)
+        return {"block": self.block, "softcap": self.softcap, "dropout": dropout}
 
 
-def _ring_forward(n, block, q, k, v, segments):
-    if n == 1:
-        out, lse = attend_block(q, k, v, segments, segments, mask=Mask(), block=block)
-    else:
-        out, lse = _forward_hops(q, k, v, segments, n, block)
-    out = checkpoint_name(out.astype(q.dtype), "attention_out")
-    lse = checkpoint_name(lse, "attention_lse")
-    return out, (q, k, v, segments, out, lse)
+def _local(plan, q, k, v, segments, sinks, seed):
+    """What one device does: Ulysses around the ring, sinks after it."""
+    gather = functools.partial(gather_positions, group=plan.ulysses, layout=plan.shards.layout)
+    copies = kv_copies(k.shape[2], plan.ulysses)
+    if copies > 1:
+        k, v = (jnp.repeat(x, copies, axis=2) for x in (k, v))
+    q, k, v = gather(q), gather(k), gather(v)
+    out, lse = _ring(plan, q, k, v, None if segments is None else gather(segments), seed)
+    if sinks is not None:
+        N = q.shape[2]
+        member = index(SEQUENCE) % plan.ulysses
+        out = add_sinks(out, lse, lax.dynamic_slice_in_dim(sinks, member * N, N))
+    return scatter_positions(out, group=plan.ulysses, layout=plan.shards.layout)
 
 
-def _ring_backward(n, block, residuals, dout):
-    q, k, v, segments, out, lse = residuals
-    delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
-    mine, theirs = (q, segments, dout, lse, delta), (k, v, segments)
-    if n == 1:
-        grads = _grad(mine, theirs, mask=Mask(), block=block)
-    else:
-        grads = _backward_hops(mine, theirs, n, block)
-    dq, dk, dv = (grad.astype(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True))
-    return dq, dk, dv, None
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ring(plan, q, k, v, segments, seed):
+    return _ring_forward(plan, q, k, v, segments, seed)[0]
+
+
+def _ring_forward(plan, q, k, v, segments, seed):
+    done = []
+    for turn in _turns(plan, q, k):
+        mine, theirs = _after(done, (turn.heads(q), turn.heads((k, v))))
+        settings = plan.settings(seed, q.shape[0], q.shape[2], turn.first)
+        out, lse = forward(plan.travel(), (mine, segments), (*theirs, segments), settings)
+        done.append((out.astype(q.dtype), lse))
+    out, lse = _join(done)
+    out, lse = checkpoint_name(out, "attention_out"), checkpoint_name(lse, "attention_lse")
+    return (out, lse), (q, k, v, segments, seed, out, lse)
+
+
+def _ring_backward(plan, residuals, gradients):
+    (q, k, v, segments, seed, out, lse), (dout, dlse) = residuals, gradients
+    delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1) - dlse
+    done = []
+    for turn in _turns(plan, q, k):
+        mine, theirs = _after(done, (turn.heads((q, dout, lse, delta)), turn.heads((k, v))))
+        settings = plan.settings(seed, q.shape[0], q.shape[2], turn.first)
+        grads = backward(plan.travel(), (*mine, segments), (*theirs, segments), settings)
+        done.append(tuple(grad.astype(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True)))
+    return *_join(done), None, None
 
 
 _ring.defvjp(_ring_forward, _ring_backward)
 
 
-def _forward_hops(q, k, v, segments, n, block):
-    def hop(low, high, theirs, distance):
-        earlier = distance <= lax.axis_index(SEQUENCE)
-        queries, query_segments = _meet(_high, (q, segments), earlier)
-        keys, values, key_segments = _meet(_low, theirs, earlier)
-        parts = attend_block(queries, keys, values, query_segments, key_segments, mask=EVERYTHING, block=block)
-        (first, first_lse), (second, second_lse) = zip(*(jnp.split(x, 2) for x in parts), strict=True)
-        low = merge(low, (second, jnp.where(earlier, second_lse, -jnp.inf)))
-        high = merge(merge(high, (first, first_lse)), (second, jnp.where(earlier, -jnp.inf, second_lse)))
-        return low, high
+class _Turn(NamedTuple):
+    """A group of heads that goes round by itself: the `number`-th of `count`, query heads from `first`."""
 
-    def send_on_and_hop(carry, distance):
-        low, high, theirs = carry
-        arriving = _send(theirs, n)
-        return (*hop(low, high, theirs, distance), arriving), None
+    number: int
+    count: int
+    first: int
 
-    theirs = _send((k, v, segments), n)
-    part = attend_block(q, k, v, segments, segments, mask=Mask(), block=block)
-    carry = _low(part), _high(part), theirs
-    carry, _ = lax.scan(send_on_and_hop, carry, jnp.arange(1, n - 1))
-    halves = hop(*carry, n - 1)
-    return tuple(jnp.concatenate(pair, axis=1) for pair in zip(*halves, strict=True))
+    def heads(self, tree):
+        """The share of this group in the heads of every array."""
+        if self.count == 1:
+            return tree
+        return jax.tree.map(lambda x: jnp.split(x, self.count, axis=2)[self.number], tree)
 
 
-def _backward_hops(mine, theirs, n, block):
-    def hop(dq, theirs, distance):
-        earlier = distance <= lax.axis_index(SEQUENCE)
-        grads = _grad(_meet(_high, mine, earlier), _meet(_low, theirs, earlier), mask=EVERYTHING, block=block)
-        (dq_high, dq_other), (dk_low, dk_other), (dv_low, dv_other) = (jnp.split(x, 2) for x in grads)
-        dq = dq + _place(dq_other, earlier) + _place(dq_high, False)
-        return dq, tuple(
-            _place(low, True) + _place(other, earlier)
-            for low, other in ((dk_low, dk_other), (dv_low, dv_other))
-        )
-
-    def send_on_and_hop(carry, distance):
-        dq, theirs, dkv = carry
-        arriving, carried = _send(theirs, n), _send(dkv, n)
-        dq, more = hop(dq, theirs, distance)
-        return (dq, arriving, _add(carried, more)), None
-
-    # Of the own shard, (q_high, k_low) hides the first transfer and the two diagonal chunks hide the last.
-    travelling = _send(theirs, n)
-    dq, dk, dv = _grad(_high(mine), _low(theirs), mask=EVERYTHING, block=block)
-    dq, own = _place(dq, False), (_place(dk, True), _place(dv, True))
-    arriving = _send(travelling, n) if n > 2 else None
-    dq, dkv = hop(dq, travelling, 1)
-    if n > 2:
-        carry = dq, arriving, dkv
-        (dq, travelling, dkv), _ = lax.scan(send_on_and_hop, carry, jnp.arange(2, n - 1))
-        carried = _send(dkv, n)
-        dq, more = hop(dq, travelling, n - 1)
-        dkv = _add(carried, more)
-    home = _send(dkv, n)
-    diagonal = _grad(_fold(mine), _fold(theirs), mask=Mask(), block=block)
-    dq_own, *dkv_own = (x.reshape(y.shape) for x, y in zip(diagonal, (dq, *home), strict=True))
-    return dq + dq_own, *_add(home, _add(own, dkv_own))
+def _turns(plan, q, k):
+    """The fewest groups of heads of which each needs no more than HELD_BYTES for K and V."""
+    K, needed = k.shape[2], 2 * k.size * k.dtype.itemsize
+    count = 1
+    if plan.shards.hops:
+        count = next((c for c in range(1, K) if K % c == 0 and needed <= c * HELD_BYTES), K)
+    return [_Turn(i, count, i * (q.shape[2] // count)) for i in range(count)]
 
 
-def _grad(mine, theirs, *, mask, block):
-    (q, q_segments, dout, lse, delta), (k, v, k_segments) = mine, theirs
-    return attend_block_grad(q, k, v, q_segments, k_segments, dout, lse, delta, mask=mask, block=block)
+def _after(done, arrays):
+    """The arrays, once the last of what is to be done before is done."""
+    return lax.optimization_barrier((arrays, done[-1]))[0] if done else arrays
 
 
-def _send(tree, n):
-    """To the next device on the ring; what arrives is what the previous one sent."""
-    return lax.ppermute(tree, SEQUENCE, [(i, (i + 1) % n) for i in range(n)])
+def _join(turns):
+    return [jnp.concatenate(x, axis=2) if len(x) > 1 else x[0] for x in zip(*turns, strict=True)]
 
 
-def _low(tree):
-    return jax.tree.map(lambda x: x[:, : x.shape[1] // 2], tree)
-
-
-def _high(tree):
-    return jax.tree.map(lambda x: x[:, x.shape[1] // 2 :], tree)
-
-
-def _meet(always, tree, earlier):
-    """One side of a hop as a batch of two: the half that always takes part, then the one that varies."""
-    return jax.tree.map(
-        lambda first, low, high: jnp.concatenate([first, jnp.where(earlier, low, high)]),
-        always(tree),
-        _low(tree),
-        _high(tree),
-    )
-
-
-def _place(half, as_low):
-    """A gradient of the low or high half as a gradient of the whole shard."""
-    zero = jnp.zeros_like(half)
-    return jnp.concatenate([jnp.where(as_low, half, zero), jnp.where(as_low, zero, half)], axis=1)
-
-
-def _fold(tree):
-    """[B, 2c, ...] to [2B, c, ...]: the two chunks of a shard as two rows."""
-    return jax.tree.map(lambda x: x.reshape(2 * x.shape[0], x.shape[1] // 2, *x.shape[2:]), tree)
-
-
-def _add(a, b):
-    return tuple(x + y for x, y in zip(a, b, strict=True))
+def _check_shapes(q_BTNH, k_BTKH, v_BTKH, segments_BT, sinks_N):
+    (B, T, N, H), K = q_BTNH.shape, k_BTKH.shape[2]
+    for name, x in (("k_BTKH", k_BTKH), ("v_BTKH", v_BTKH)):
+        if x.shape != (B, T, K, H):
+            raise ValueError(f"{name}: shape {x.shape}; needs {(B, T, K, H)} to go with q_BTNH")
+    if N % K:
+        raise ValueError(f"q_BTNH: {N} heads are not a multiple of {K} key/value heads")
+    if segments_BT is not None and segments_BT.shape != (B, T):
+        raise ValueError(f"segments_BT: shape {segments_BT.shape}; needs {(B, T)}")
+    if sinks_N is not None and sinks_N.shape != (N,):
+        raise ValueError(f"sinks_N: shape {sinks_N.shape}; needs {(N,)}, one for each head")

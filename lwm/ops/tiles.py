@@ -46,8 +46,9 @@ class Tiles:
             self._q_ids = block_ids(q_segments_BT, self.q_count, self.q_size)
             self._k_ids = block_ids(k_segments_BS, self.k_count, self.k_size)
         # Plain causal attention to the own keys: the diagonal tile and those before it, known without asking.
-        static = all(isinstance(start, int) for start in (q_start, k_start))
-        self._aligned = mask.plain and static and q_start == k_start and T == S
+        both_static = isinstance(q_start, int) and isinstance(k_start, int)
+        same_start = q_start is k_start or (both_static and q_start == k_start)
+        self._aligned = mask.plain and same_start and T == S
 
     def split_q(self, x_BTNH: jax.Array, fill: float = 0.0) -> jax.Array:
         """[B, T, N, H] to [q_count, B, K, G * q_size, H]; `fill` completes the last block."""
@@ -120,7 +121,7 @@ class Tiles:
         return scores
 
     def kept(self, dropout: Dropout, i, j, keys_first: bool = False) -> jax.Array:
-        """What dropout multiplies the weights of a tile with: [B, K, G * q_size, k_size], or its transpose."""
+        """What dropout multiplies weights with: [B, K, G * q_size, k_size], or its transpose."""
         q_positions, k_positions = self.positions(i, j)
         rows = np.arange(self.B)[:, None, None, None]
         heads = np.repeat(np.arange(self.K * self.G).reshape(self.K, self.G), self.q_size, axis=1)

@@ -22,7 +22,8 @@ def gradients(q, k, v, dout, segments, causal, block):
     """(out, dq, dk, dv) by blocks."""
     out, lse = attend_block(q, k, v, *segments, mask=Mask(causal=causal), block=block)
     delta = jnp.sum(dout * out, axis=-1)
-    return out, *attend_block_grad(q, k, v, *segments, dout, lse, delta, mask=Mask(causal=causal), block=block)
+    grads = attend_block_grad(q, k, v, *segments, dout, lse, delta, mask=Mask(causal=causal), block=block)
+    return out, *grads
 
 
 @functools.partial(jax.jit, static_argnames=("causal",))

@@ -1,0 +1,137 @@
+"""Which positions a device of the ring holds, and which of its queries meet which keys of another device.
+
+A sequence lies over the n devices of a ring in one of two layouts. "contiguous": device i holds chunk i of n.
+"zigzag": device i holds chunk i ("low") and chunk 2n - 1 - i ("high") of 2n, which balances causal masks.
+
+A meeting is one call of `attend_block`: a run of consecutive queries, a run of consecutive keys, where each
+begins in the shard and in the whole sequence, and the mask between them. Device numbers may be Python
+integers or traced values, so the same arithmetic runs in the kernel and counts its blocks on the host.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+
+from lwm.ops.masks import Mask
+
+Number = int | jax.Array
+LAYOUTS = ("zigzag", "contiguous")
+
+
+class Run(NamedTuple):
+    """Consecutive positions: `length` of them from `offset` of a shard, at `start` of the sequence."""
+
+    offset: Number
+    length: int
+    start: Number
+
+
+class Meeting(NamedTuple):
+    """Queries of one device and keys of another that are to be attended to under a mask."""
+
+    queries: Run
+    keys: Run
+    mask: Mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """How a sequence lies over a ring.
+
+    Attributes:
+      n: devices in the ring.
+      length: positions that each of them holds.
+      layout: "zigzag" or "contiguous"; the same for n = 1.
+      mask: who sees whom.
+      exact_positions: meetings must never join runs that do not follow each other in the sequence, even where
+        the mask would allow it (dropout depends on positions).
+    """
+
+    n: int
+    length: int
+    layout: str
+    mask: Mask
+    exact_positions: bool = False
+
+    @property
+    def hops(self) -> int:
+        """How many other devices' keys can be visible at all: n - 1, or what a window reaches."""
+        if self.mask.window and self.mask.frame == 1 and not self._zigzag:
+            return min(self.n - 1, -(-(self.mask.window - 1) // self.length))
+        return self.n - 1
+
+    def runs(self, device: Number) -> list[Run]:
+        """The chunks of a device."""
+        if not self._zigzag:
+            return [Run(0, self.length, device * self.length)]
+        return [self._chunk(device, which) for which in (0, 1)]
+
+    def own(self, device: Number) -> list[Meeting]:
+        """Meetings of a shard with itself, by halves; the first can be done long before the others."""
+        runs = self.runs(device)
+        low, high = runs if self._zigzag else _cut_in_two(runs[0])
+        if self._cut_between(low.length) and self._cut_between(self.length):
+            meetings = [(high, low, self._open), (low, low, self.mask), (high, high, self.mask)]
+        else:
+            pairs = [(high, low), (low, low), (high, high)]
+            if self.mask.everything or self.mask.frame > 1:
+                pairs.append((low, high))
+            meetings = [(q, k, self.mask) for q, k in pairs]
+        return [Meeting(*meeting) for meeting in meetings if meeting[0].length and meeting[1].length]
+
+    def hop(self, me: Number, them: Number, part: int | None = None) -> list[Meeting]:
+        """Meetings of the queries of one device with the keys of another one.
+
+        Args:
+          me, them: numbers of the devices on the ring, not equal.
+          part: 0 or 1 where only the first or second half of every chunk of keys has come (the offsets are
+            then those in an array of these halves), None where all have.
+        """
+        queries, keys = self.runs(me), self.runs(them)
+        later = (them > me) * 1
+        if self._zigzag and self._cut_between(self.length // 2):
+            # Of a device before me, the low chunk is seen by both of mine; of one after me, both chunks are
+            # seen by my high one. So (high, low) and one more, always wholly visible.
+            pairs = [(queries[1], keys[0]), (self._chunk(me, later), self._chunk(them, later))]
+            mask = self._open
+        elif self.mask.everything and not self.exact_positions:
+            pairs, mask = [(Run(0, self.length, 0), Run(0, self.length, 0))], self.mask
+        else:
+            pairs, mask = [(q, k) for q in queries for k in keys], self.mask
+        if part is not None:
+            pairs = [(q, self._half(k, part)) for q, k in pairs]
+        return [Meeting(q, k, mask) for q, k in pairs if k.length]
+
+    @property
+    def _zigzag(self) -> bool:
+        return self.layout == "zigzag" and self.n > 1
+
+    @property
+    def _open(self) -> Mask:
+        return Mask(causal=False, ordered=self.mask.ordered)
+
+    def _cut_between(self, length: int) -> bool:
+        """Whether of positions around a cut at any multiple of `length` just the later see the earlier."""
+        return self.mask.causal and not self.mask.window and length % self.mask.frame == 0
+
+    def _chunk(self, device: Number, which: Number) -> Run:
+        """The low (0) or high (1) chunk of a device in zigzag layout."""
+        length = self.length // 2
+        number = which * (2 * self.n - 1) + (1 - 2 * which) * device
+        return Run(which * length, length, number * length)
+
+    def _half(self, run: Run, part: int) -> Run:
+        """The first or second half of every chunk in a run that consists of chunks."""
+        chunk = self.length // 2 if self._zigzag else self.length
+        first = chunk // 2
+        size = (first, chunk - first)[part]
+        return Run(run.offset // chunk * size, run.length // chunk * size, run.start + part * first)
+
+
+def _cut_in_two(run: Run) -> tuple[Run, Run]:
+    first = run.length // 2
+    return (
+        Run(run.offset, first, run.start),
+        Run(run.offset + first, run.length - first, run.start + first),
+    )
