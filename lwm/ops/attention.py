@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lwm.ops import flash_tpu
 from lwm.ops.dropout import Dropout
 from lwm.ops.dropout import check as check_dropout
 from lwm.ops.masks import Mask
@@ -77,6 +78,7 @@ def merge(a: Part, b: Part) -> Part:
     return out, jnp.where(total > 0, top + jnp.log(some), -jnp.inf)
 
 
+@flash_tpu.replaces_on_tpu(flash_tpu.attend_block)
 def attend_block(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
@@ -155,6 +157,7 @@ def attend_block(
     return tiles.join_q(out), tiles.join_q(lse[..., None])[..., 0]
 
 
+@flash_tpu.replaces_on_tpu(flash_tpu.attend_block_grad)
 def attend_block_grad(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
