@@ -24,9 +24,10 @@ from jax.ad_checkpoint import checkpoint_name, checkpoint_policies
 from lwm.ops.axes import ROWS, SEQUENCE, TENSOR, per_device, pieces, spec
 from lwm.ops.masks import Mask
 from lwm.ops.streamed_keys import project, project_grad, stream, stream_grad
-from lwm.ops.xattn_arguments import check_features, check_heads, check_options, fit, segment_ids
+from lwm.ops.xattn_arguments import check_features, check_heads, check_options, chunks_of, fit, segment_ids
 from lwm.ops.xattn_ways import How, backward, forward
 
+KEY_BLOCK = 16384
 NAMES = "attention_out", "attention_lse"
 
 
@@ -40,6 +41,7 @@ def lv_xattn(
     ordered: bool = False,
     softcap: float = 0.0,
     block: int = 512,
+    key_block: int = KEY_BLOCK,
     way: str = "rotate_queries",
 ) -> jax.Array:
     """Attention of T queries to S keys, both cut over "seq" of the mesh in context, in natural order.
@@ -58,6 +60,8 @@ def lv_xattn(
         1 … f. Needs both segments.
       softcap: scores become softcap * tanh(scores / softcap); 0 = as they are.
       block: most positions in a block of scores.
+      key_block: in the backward, gradients of so many keys of a device are made at a time and added to those
+        that stay; 0 = of all.
       way: "rotate_queries" is LV-XAttn; "rotate_keys" and "gather_queries" give the same result and send
         something else. `xattn_traffic.choose` says which sends least.
 
@@ -71,11 +75,13 @@ def lv_xattn(
         softcap < 0; an unknown way.
     """
     check_heads(q_BTNH, k_BSKH, v_BSKH)
-    check_options(block=block, softcap=softcap, way=way)
+    check_options(block=block, softcap=softcap, key_block=key_block, way=way)
     n, (T, S) = pieces(SEQUENCE), (q_BTNH.shape[1], k_BSKH.shape[1])
-    T_fit, S_fit = fit(T, n, rotates=way == "rotate_queries"), fit(S, n, rotates=way == "rotate_keys")
+    chunks = chunks_of(fit(S, n) // n, key_block) if key_block and way == "rotate_queries" else 1
+    T_fit = fit(T, n, rotates=way == "rotate_queries")
+    S_fit = fit(S, n * chunks, rotates=way == "rotate_keys")
     ids = segment_ids(q_segments_BT, k_segments_BS, q_BTNH, k_BSKH, T_fit, S_fit, ordered=ordered)
-    how = How(n, Mask(causal=False, ordered=ordered), block, softcap)
+    how = How(n, Mask(causal=False, ordered=ordered), block, softcap, chunks)
     heads, rows = spec(ROWS, SEQUENCE, TENSOR, ()), spec(ROWS, SEQUENCE)
     attend = per_device(functools.partial(_attend, way, how), (heads, heads, heads, rows, rows), heads)
     out = attend(_fill(q_BTNH, T_fit), _fill(k_BSKH, S_fit), _fill(v_BSKH, S_fit), *ids)
@@ -119,13 +125,13 @@ def lv_xattn_projected(
     check_features(x_BTD, y_BSC, wq_DNH, wk_CKH, wv_CKH)
     check_options(block=block, softcap=softcap, key_block=key_block)
     n, (T, S) = pieces(SEQUENCE), (x_BTD.shape[1], y_BSC.shape[1])
-    chunks = -(-S // (n * key_block)) if key_block else 0
-    T_fit, S_fit = fit(T, n, rotates=not chunks), fit(S, n * max(chunks, 1))
-    how = How(n, Mask(causal=False, ordered=ordered), block, softcap)
+    chunks = chunks_of(fit(S, n) // n, key_block or KEY_BLOCK)
+    T_fit, S_fit = fit(T, n, rotates=not key_block), fit(S, n * chunks)
+    how = How(n, Mask(causal=False, ordered=ordered), block, softcap, chunks)
     whole, rows = spec(ROWS, SEQUENCE, ()), spec(ROWS, SEQUENCE)
     weights, heads = spec((), TENSOR, ()), spec(ROWS, SEQUENCE, TENSOR, ())
     attend = per_device(
-        functools.partial(_attend_projected, chunks, how),
+        functools.partial(_attend_projected, key_block > 0, how),
         (whole, whole, weights, weights, weights, rows, rows),
         heads,
     )
@@ -160,25 +166,25 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend_projected(chunks, how, x, y, wq, wk, wv, q_ids, k_ids):
-    return _projected_forward(chunks, how, x, y, wq, wk, wv, q_ids, k_ids)[0]
+def _attend_projected(streams, how, x, y, wq, wk, wv, q_ids, k_ids):
+    return _projected_forward(streams, how, x, y, wq, wk, wv, q_ids, k_ids)[0]
 
 
-def _projected_forward(chunks, how, x, y, wq, wk, wv, q_ids, k_ids):
+def _projected_forward(streams, how, x, y, wq, wk, wv, q_ids, k_ids):
     q = project(x, wq)
-    if chunks:
-        part = stream(how, chunks, q, y, wk, wv, q_ids, k_ids)
+    if streams:
+        part = stream(how, q, y, wk, wv, q_ids, k_ids)
     else:
         part = forward("rotate_queries", how, q, project(y, wk), project(y, wv), q_ids, k_ids)
     out, lse = _named(part, x.dtype)
     return out, (x, y, wq, wk, wv, q_ids, k_ids, out, lse)
 
 
-def _projected_backward(chunks, how, residuals, dout):
+def _projected_backward(streams, how, residuals, dout):
     x, y, wq, wk, wv, q_ids, k_ids, out, lse = residuals
     q, delta = project(x, wq), _delta(dout, out)
-    if chunks:
-        dq, dy, dwk, dwv = stream_grad(how, chunks, q, y, wk, wv, q_ids, k_ids, dout, lse, delta)
+    if streams:
+        dq, dy, dwk, dwv = stream_grad(how, q, y, wk, wv, q_ids, k_ids, dout, lse, delta)
     else:
         k, v = project(y, wk), project(y, wv)
         dq, dk, dv = backward("rotate_queries", how, q, k, v, q_ids, k_ids, dout, lse, delta)

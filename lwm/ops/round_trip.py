@@ -60,6 +60,7 @@ def round_trip(
         home, result = visit(home, visitor)
         return (home, following, join(earlier, result)), None
 
+    visitor = lax.optimization_barrier(visitor)
     travelling = send_visitor(visitor)
     home, own_first = visit(home, _half(visitor, 0))
     following = send_visitor(travelling) if n > 2 else None
@@ -69,6 +70,8 @@ def round_trip(
         earlier = send_result(result)
         home, result = visit(home, travelling)
         result = join(earlier, result)
+    # Without this a scheduler may see its own second half earlier, and wait for the last transfer idly.
+    result, visitor = lax.optimization_barrier((result, visitor))
     back = send_result(result)
     home, own_second = visit(home, _half(visitor, 1))
     own = jax.tree.map(lambda *halves: jnp.concatenate(halves, axis=1), own_first, own_second)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lwm.ops.attention import Part, attend_block, attend_block_grad
-from lwm.ops.xattn_ways import How, add_back, gather, give_back
+from lwm.ops.xattn_ways import How, add_back, cut, gather, give_back, paste
 
 
 def project(x_BTD: jax.Array, w_DNH: jax.Array) -> jax.Array:
@@ -32,12 +32,11 @@ def project_grad(x_BTD: jax.Array, w_DNH: jax.Array, dx_BTNH: jax.Array) -> tupl
     return dx_BTD, dw_DNH
 
 
-def stream(how: How, chunks: int, q_BTNH, y_BSC, wk_CKH, wv_CKH, q_ids_BT, k_ids_BS) -> Part:
+def stream(how: How, q_BTNH, y_BSC, wk_CKH, wv_CKH, q_ids_BT, k_ids_BS) -> Part:
     """Attention of this device's queries to the keys of all devices; runs inside `per_device`.
 
     Args:
-      how: as for `xattn_ways.forward`.
-      chunks: into how many equal chunks the S of this device is cut.
+      how: as for `xattn_ways.forward`; `how.chunks` are projected one after another.
       q_BTNH, q_ids_BT, k_ids_BS: queries and segments of this device; segments or None.
       y_BSC, wk_CKH, wv_CKH: features of this device, and the weights that make keys and values of them.
 
@@ -47,17 +46,17 @@ def stream(how: How, chunks: int, q_BTNH, y_BSC, wk_CKH, wv_CKH, q_ids_BT, k_ids
     queries, ids = gather((q_BTNH, q_ids_BT), how.n)
 
     def add(part, chunk):
-        y, k_ids = _chunk((y_BSC, k_ids_BS), chunk, chunks)
+        y, k_ids = cut((y_BSC, k_ids_BS), chunk, how.chunks)
         k, v = project(y, wk_CKH), project(y, wv_CKH)
         return attend_block(queries, k, v, ids, k_ids, part=part, **how.options()), None
 
     nothing = jnp.zeros(queries.shape, jnp.float32), jnp.full(queries.shape[:3], -jnp.inf)
-    part, _ = lax.scan(add, nothing, jnp.arange(chunks))
+    part, _ = lax.scan(add, nothing, jnp.arange(how.chunks))
     return give_back(part, q_BTNH.dtype, how.n)
 
 
 def stream_grad(
-    how: How, chunks: int, q_BTNH, y_BSC, wk_CKH, wv_CKH, q_ids_BT, k_ids_BS, dout_BTNH, lse_BTN, delta_BTN
+    how: How, q_BTNH, y_BSC, wk_CKH, wv_CKH, q_ids_BT, k_ids_BS, dout_BTNH, lse_BTN, delta_BTN
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The other way through `stream`: (dq_BTNH, dy_BSC, dwk_CKH, dwv_CKH), float32 but for dy, which is as y.
 
@@ -67,25 +66,13 @@ def stream_grad(
 
     def add(carry, chunk):
         dq, dy, dwk, dwv = carry
-        y, k_ids = _chunk((y_BSC, k_ids_BS), chunk, chunks)
+        y, k_ids = cut((y_BSC, k_ids_BS), chunk, how.chunks)
         k, v = project(y, wk_CKH), project(y, wv_CKH)
         more, dk, dv = attend_block_grad(q, k, v, q_ids, k_ids, dout, lse, delta, **how.options())
         (from_k, more_wk), (from_v, more_wv) = project_grad(y, wk_CKH, dk), project_grad(y, wv_CKH, dv)
-        start = chunk * y.shape[1]
-        dy = lax.dynamic_update_slice_in_dim(dy, (from_k + from_v).astype(dy.dtype), start, axis=1)
-        return (dq + more, dy, dwk + more_wk, dwv + more_wv), None
+        return (dq + more, paste(dy, from_k + from_v, chunk), dwk + more_wk, dwv + more_wv), None
 
     zeros = (jnp.zeros(x.shape, jnp.float32) for x in (q, wk_CKH, wv_CKH))
     dq, dwk, dwv = zeros
-    grads, _ = lax.scan(add, (dq, jnp.zeros_like(y_BSC), dwk, dwv), jnp.arange(chunks))
+    grads, _ = lax.scan(add, (dq, jnp.zeros_like(y_BSC), dwk, dwv), jnp.arange(how.chunks))
     return add_back(grads[0], how.n), *grads[1:]
-
-
-def _chunk(tree, chunk, chunks):
-    """Chunk number `chunk` along S (axis 1) of every array."""
-
-    def cut(x):
-        size = x.shape[1] // chunks
-        return lax.dynamic_slice_in_dim(x, chunk * size, size, axis=1)
-
-    return jax.tree.map(cut, tree)

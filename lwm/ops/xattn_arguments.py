@@ -47,14 +47,14 @@ def check_features(x_BTD, y_BSC, wq_DNH, wk_CKH, wv_CKH) -> None:
     _check_cut(B, N, wk_CKH.shape[1])
 
 
-def check_options(*, block: int, softcap: float, way: str = WAYS[0], key_block: int = 0) -> None:
+def check_options(*, block: int, softcap: float, key_block: int, way: str = WAYS[0]) -> None:
     """Raises ValueError for an option that is out of its range."""
     if block < 1:
         raise ValueError(f"block: {block}; positions in a block of scores, at least 1")
     if not 0 <= softcap < float("inf"):
         raise ValueError(f"softcap: {softcap}; a bound for scores above 0, or 0 for none")
     if key_block < 0:
-        raise ValueError(f"key_block: {key_block}; keys that exist at a time, or 0 for all of a device")
+        raise ValueError(f"key_block: {key_block}; keys that are worked on at a time, or 0")
     if way not in WAYS:
         raise ValueError(f"way: {way!r}; one of {', '.join(WAYS)}")
 
@@ -65,6 +65,12 @@ def fit(length: int, n: int, *, rotates: bool = False) -> int:
     What rotates needs at least two positions on each of several devices (`round_trip.py`).
     """
     return max(-(-length // n), 2 if rotates and n > 1 else 1) * n
+
+
+def chunks_of(length: int, most: int) -> int:
+    """Into how many equal chunks of at most `most` positions a length is cut, or has to be filled up for."""
+    least = -(-length // most)
+    return next((count for count in range(least, 2 * least) if length % count == 0), least)
 
 
 def segment_ids(q_segments_BT, k_segments_BS, queries, keys, T_fit: int, S_fit: int, *, ordered: bool):

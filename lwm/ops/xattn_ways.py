@@ -34,12 +34,20 @@ WAYS = ("rotate_queries", "rotate_keys", "gather_queries")
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """What is known before tracing: devices on "seq", who sees whom, largest block of scores, soft cap."""
+    """What is known before tracing.
+
+    Attributes:
+      n: devices on "seq".
+      mask, block, softcap: as for `attend_block`.
+      chunks: into how many equal chunks the keys of a device are cut where something is made of all of them
+        that should not exist at once. Travelling queries: dK and dV of one visit.
+    """
 
     n: int
     mask: Mask
     block: int
     softcap: float = 0.0
+    chunks: int = 1
 
     def options(self) -> dict:
         """What attend_block and attend_block_grad have in common."""
@@ -68,8 +76,10 @@ def backward(way: str, how: How, q, k, v, q_ids, k_ids, dout, lse, delta):
 
 
 def _rotate_queries(how, q, k, v, q_ids, k_ids):
+    lain = _laid_by_heads((k, v))
+
     def visit(home, visitor):
-        queries, ids = visitor
+        (queries, ids), (k, v) = visitor, _laid_by_positions(lain)
         return home, attend_block(queries, k, v, ids, k_ids, **how.options())
 
     def send_part(part):
@@ -80,10 +90,18 @@ def _rotate_queries(how, q, k, v, q_ids, k_ids):
 
 
 def _rotate_queries_back(how, q, k, v, q_ids, k_ids, dout, lse, delta):
+    lain = _laid_by_heads((k, v))
+
     def visit(home, visitor):
         q, q_ids, dout, lse, delta = visitor
-        dq, *grads = attend_block_grad(q, k, v, q_ids, k_ids, dout, lse, delta, **how.options())
-        return _add(home, grads), dq
+
+        def meet(chunk, grads):
+            k, v, ids = cut((*_laid_by_positions(lain), k_ids), chunk, how.chunks)
+            dq, *more = attend_block_grad(q, k, v, q_ids, ids, dout, lse, delta, **how.options())
+            return grads[0] + dq, paste(grads[1], _add(cut(grads[1], chunk, how.chunks), more), chunk)
+
+        dq, home = lax.fori_loop(0, how.chunks, meet, (jnp.zeros(q.shape, jnp.float32), home))
+        return home, dq
 
     def send_visitor(visitor):
         *rows, lse, delta = visitor
@@ -160,6 +178,27 @@ def add_back(grad_BTNH: jax.Array, n: int) -> jax.Array:
     return lax.psum_scatter(grad_BTNH, SEQUENCE, scatter_dimension=1, tiled=True)
 
 
+def cut(tree, chunk, chunks: int):
+    """Of every array, chunk number `chunk` of so many along S (axis 1)."""
+    if chunks == 1:
+        return tree
+
+    def one(x):
+        size = x.shape[1] // chunks
+        return lax.dynamic_slice_in_dim(x, chunk * size, size, axis=1)
+
+    return jax.tree.map(one, tree)
+
+
+def paste(tree, new, chunk):
+    """The tree with chunk number `chunk` along S (axis 1) replaced."""
+    return jax.tree.map(
+        lambda x, y: lax.dynamic_update_slice_in_dim(x, y.astype(x.dtype), chunk * y.shape[1], axis=1),
+        tree,
+        new,
+    )
+
+
 def _pack(part: Part, dtype):
     """(out, lse) as they travel: out float32 or int16, and the statistics as [1 or 2, ..., N, T]."""
     out, *statistics = part
@@ -173,6 +212,15 @@ def _unpack(packed) -> Part:
     out, statistics = packed
     lse, *scale = statistics.swapaxes(-1, -2)
     return (from_int16(out, *scale) if scale else out), lse
+
+
+def _laid_by_heads(tree):
+    """[B, S, K, H] as [B, K, S, H], made once and not again for every visit."""
+    return lax.optimization_barrier(jax.tree.map(lambda x: x.swapaxes(1, 2), tree))
+
+
+def _laid_by_positions(tree):
+    return jax.tree.map(lambda x: x.swapaxes(1, 2), tree)
 
 
 def _add(a, b):
