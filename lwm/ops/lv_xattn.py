@@ -23,7 +23,7 @@ from jax.ad_checkpoint import checkpoint_name, checkpoint_policies
 
 from lwm.ops.axes import ROWS, SEQUENCE, TENSOR, per_device, pieces, spec
 from lwm.ops.masks import Mask
-from lwm.ops.streamed_keys import project, project_grad, stream, stream_grad
+from lwm.ops.streamed_keys import features_grad, project, project_grad, stream, stream_grad
 from lwm.ops.xattn_arguments import check_features, check_heads, check_options, chunks_of, fit, segment_ids
 from lwm.ops.xattn_ways import How, backward, forward
 
@@ -188,8 +188,7 @@ def _projected_backward(streams, how, residuals, dout):
     else:
         k, v = project(y, wk), project(y, wv)
         dq, dk, dv = backward("rotate_queries", how, q, k, v, q_ids, k_ids, dout, lse, delta)
-        (from_k, dwk), (from_v, dwv) = project_grad(y, wk, dk), project_grad(y, wv, dv)
-        dy = from_k + from_v
+        dy, dwk, dwv = features_grad(how, y, wk, wv, dk, dv)
     dx, dwq = project_grad(x, wq, dq)
     grads = zip((dx, dy, dwq, dwk, dwv), (x, y, wq, wk, wv), strict=True)
     return *(grad.astype(x.dtype) for grad, x in grads), None, None

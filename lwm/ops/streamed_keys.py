@@ -65,14 +65,35 @@ def stream_grad(
     q, q_ids, dout, lse, delta = gather((q_BTNH, q_ids_BT, dout_BTNH, lse_BTN, delta_BTN), how.n)
 
     def add(carry, chunk):
-        dq, dy, dwk, dwv = carry
+        dq, *grads = carry
         y, k_ids = cut((y_BSC, k_ids_BS), chunk, how.chunks)
         k, v = project(y, wk_CKH), project(y, wv_CKH)
         more, dk, dv = attend_block_grad(q, k, v, q_ids, k_ids, dout, lse, delta, **how.options())
-        (from_k, more_wk), (from_v, more_wv) = project_grad(y, wk_CKH, dk), project_grad(y, wv_CKH, dv)
-        return (dq + more, paste(dy, from_k + from_v, chunk), dwk + more_wk, dwv + more_wv), None
+        return (dq + more, *_add_chunk(grads, chunk, y, wk_CKH, wv_CKH, dk, dv)), None
 
-    zeros = (jnp.zeros(x.shape, jnp.float32) for x in (q, wk_CKH, wv_CKH))
-    dq, dwk, dwv = zeros
-    grads, _ = lax.scan(add, (dq, jnp.zeros_like(y_BSC), dwk, dwv), jnp.arange(how.chunks))
-    return add_back(grads[0], how.n), *grads[1:]
+    nothing = jnp.zeros(q.shape, jnp.float32), *_no_grads(y_BSC, wk_CKH, wv_CKH)
+    (dq, *grads), _ = lax.scan(add, nothing, jnp.arange(how.chunks))
+    return add_back(dq, how.n), *grads
+
+
+def features_grad(
+    how: How, y_BSC, wk_CKH, wv_CKH, dk_BSKH, dv_BSKH
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(dy_BSC in the dtype of y, dwk_CKH and dwv_CKH float32) from dK and dV, `how.chunks` after one another."""
+
+    def add(grads, chunk):
+        y, dk, dv = cut((y_BSC, dk_BSKH, dv_BSKH), chunk, how.chunks)
+        return _add_chunk(grads, chunk, y, wk_CKH, wv_CKH, dk, dv), None
+
+    return lax.scan(add, _no_grads(y_BSC, wk_CKH, wv_CKH), jnp.arange(how.chunks))[0]
+
+
+def _no_grads(y_BSC, wk_CKH, wv_CKH):
+    return jnp.zeros_like(y_BSC), *(jnp.zeros(w.shape, jnp.float32) for w in (wk_CKH, wv_CKH))
+
+
+def _add_chunk(grads, chunk, y, wk, wv, dk, dv):
+    """(dy, dwk, dwv) with what dK and dV of one chunk of features are worth."""
+    dy, dwk, dwv = grads
+    (from_k, more_wk), (from_v, more_wv) = project_grad(y, wk, dk), project_grad(y, wv, dv)
+    return paste(dy, from_k + from_v, chunk), dwk + more_wk, dwv + more_wv
