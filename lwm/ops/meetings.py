@@ -103,6 +103,15 @@ class Shards:
             pairs = [(q, self._half(k, part)) for q, k in pairs]
         return [Meeting(q, k, mask) for q, k in pairs if k.length]
 
+    def halves(self, x, axis: int = 0) -> list:
+        """The first and the second half of every chunk of a shard, along an axis of an array."""
+        count = len(self.runs(0))
+        before, after = x.shape[:axis], x.shape[axis + 1 :]
+        chunks = x.reshape(*before, count, self.length // count, *after)
+        cut, up_to_it = self.length // count // 2, (slice(None),) * (axis + 1)
+        parts = chunks[*up_to_it, :cut], chunks[*up_to_it, cut:]
+        return [part.reshape(*before, -1, *after) for part in parts]
+
     @property
     def _zigzag(self) -> bool:
         return self.layout == "zigzag" and self.n > 1

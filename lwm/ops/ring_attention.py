@@ -87,6 +87,8 @@ def ring_attention(
         raise ValueError(f"ulysses: {ulysses}; a divisor of seq={n}")
     if (N // pieces(TENSOR)) % ulysses:
         raise ValueError(f"ulysses: {ulysses}; a divisor of the {N // pieces(TENSOR)} heads of a device")
+    if block < 1:
+        raise ValueError(f"block: {block}; positions in a block, at least 1")
     check_softcap(softcap)
     dropout = check_dropout(dropout)
 

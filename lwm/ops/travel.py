@@ -66,20 +66,15 @@ class Travel:
 
     def load(self, tree, stream: Stream):
         """The positions of a shard that go with a stream."""
-        return tree if stream.part is None else jax.tree.map(lambda x: self._halves(x)[stream.part], tree)
+        if stream.part is None:
+            return tree
+        return jax.tree.map(lambda x: self.shards.halves(x, axis=1)[stream.part], tree)
 
     def unload(self, trees: list):
         """Undoes `load`: shards from what came with each stream."""
         if len(trees) == 1:
             return trees[0]
         return jax.tree.map(self._whole, *trees)
-
-    def _halves(self, x):
-        B, T, *rest = x.shape
-        count = len(self.shards.runs(0))
-        chunks = x.reshape(B, count, T // count, *rest)
-        cut = T // count // 2
-        return [half.reshape(B, -1, *rest) for half in (chunks[:, :, :cut], chunks[:, :, cut:])]
 
     def _whole(self, first, second):
         (B, _, *rest), count = first.shape, len(self.shards.runs(0))
