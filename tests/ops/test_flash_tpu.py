@@ -1,13 +1,18 @@
 """The TPU kernels, interpreted on a CPU, against attention with all scores at once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
-from lwm.ops import flash_tpu
+from lwm.ops import attention, flash_tpu
 from lwm.ops.dropout import Dropout
+from lwm.ops.flash_tpu_tiles import Tiles
 from lwm.ops.masks import EVERYTHING, Mask
+from lwm.ops.ring_attention import ring_attention
 
 H = 64
 
@@ -47,12 +52,15 @@ def packed(B, length, seed, padding=20):
     return jnp.asarray(ids, jnp.int32)
 
 
+DEFAULTS = dict(
+    B=1, T=256, S=256, N=1, K=1, size=H, dtype=jnp.float32, segments=False, dropout=0.0, halves=False
+)
 CASES = {
     "causal, MHA": dict(mask=Mask(), N=2, K=2),
-    "causal, GQA, segments": dict(mask=Mask(), N=4, K=2, B=2, segments=True),
+    "causal, GQA, segments": dict(mask=Mask(), N=4, K=2, B=2, segments=True, halves=True),
     "full, MQA, soft cap, ragged": dict(mask=EVERYTHING, N=3, K=1, T=200, S=300, softcap=5.0),
     "full, segments, ragged": dict(mask=EVERYTHING, T=130, S=260, B=2, segments=True),
-    "frames, offsets": dict(mask=Mask(frame=48), N=2, K=1, T=256, S=384, q_start=96, k_start=17),
+    "frames, offsets": dict(mask=Mask(frame=48), N=2, K=1, T=256, S=384, q_start=96, k_start=17, halves=True),
     "window, some rows see nothing": dict(mask=Mask(window=40), T=384, S=384, q_start=300, k_start=100),
     "window, frames, segments": dict(mask=Mask(window=150, frame=7), T=384, S=384, segments=True, N=2),
     "ordered": dict(mask=Mask(causal=False, ordered=True), T=256, S=384, N=4, K=2, segments=True),
@@ -64,8 +72,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients(name):
-    case = dict(B=1, T=256, S=256, N=1, K=1, size=H, dtype=jnp.float32, segments=False, dropout=0.0)
-    case |= CASES[name]
+    case = DEFAULTS | CASES[name]
     B, T, S = case["B"], case["T"], case["S"]
     q, k, v, dout = inputs(B, T, S, case["N"], case["K"], case["dtype"], case["size"])
     segments = (packed(B, T, 1), packed(B, S, 2)) if case["segments"] else (None, None)
@@ -74,14 +81,22 @@ def test_values_and_gradients(name):
     options = {name: case[name] for name in ("mask", "q_start", "k_start", "softcap") if name in case}
     if case["dropout"]:
         options["dropout"] = Dropout(case["dropout"], jnp.uint32(7), row=3, head=5)
-    (out, lse), pull = jax.vjp(lambda q, k, v: dense(q, k, v, *segments, **options), q, k, v)
+    reference = jax.jit(functools.partial(dense, **options))
+    (out, lse), pull = jax.vjp(lambda *qkv: reference(*qkv, *segments), q, k, v)
     expected = pull((dout.astype(jnp.float32), jnp.zeros_like(lse)))
 
-    got, got_lse = flash_tpu.attend_block(q, k, v, *segments, block=128, interpret=True, **options)
+    pieces = [slice(0, S)] if not case["halves"] else [slice(0, S // 2), slice(S // 2, S)]
+    part, dq, dkv = None, 0.0, []
+    q_start, k_start = (options.pop(name, 0) for name in ("q_start", "k_start"))
     delta = jnp.sum(dout.astype(jnp.float32) * out, axis=-1)
-    grads = flash_tpu.attend_block_grad(
-        q, k, v, *segments, dout, lse, delta, block=128, interpret=True, **options
-    )
+    for piece in pieces:
+        k_segments = None if segments[1] is None else segments[1][:, piece]
+        arrays = q, k[:, piece], v[:, piece], segments[0], k_segments
+        starts = q_start, k_start + piece.start
+        part = run(flash_tpu.attend_block, arrays, starts, part=part, **options)
+        grads = run(flash_tpu.attend_block_grad, (*arrays, dout, lse, delta), starts, **options)
+        dq, dkv = dq + grads[0], [*dkv, grads[1:]]
+    (got, got_lse), grads = part, (dq, *(jnp.concatenate(x, axis=1) for x in zip(*dkv, strict=True)))
     tolerance = 2e-6 if case["dtype"] == jnp.float32 else 1e-2
     empty = np.asarray(lse) == -np.inf
     assert np.array_equal(np.asarray(got_lse) == -np.inf, empty)
@@ -92,7 +107,112 @@ def test_values_and_gradients(name):
         close(ours, theirs.astype(jnp.float32), tolerance)
 
 
+def run(function, arrays, starts, part=None, **options):
+    """One call under jit, starts traced; compiled fast rather than well."""
+
+    def call(arrays, starts, part, dropout):
+        given = {"part": part} if function is flash_tpu.attend_block else {}
+        starts = dict(zip(("q_start", "k_start"), starts, strict=True))
+        return function(*arrays, block=128, interpret=True, dropout=dropout, **starts, **given, **options)
+
+    fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(call, compiler_options=fast)(arrays, starts, part, options.pop("dropout", None))
+
+
 def close(a, b, tolerance):
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert np.all(np.isfinite(a))
     assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(b), 1e-9)
+
+
+def test_on_simulated_tpu_memory():
+    """What a step reads was written before it, and within bounds: NaN fills memory that nobody wrote."""
+    q, k, v, dout = inputs(1, 140, 250, 2, 1, jnp.float32)
+    segments = packed(1, 140, 1), packed(1, 250, 2)
+    options = dict(mask=Mask(window=90), block=128, q_start=100, interpret=pltpu.InterpretParams())
+    out, lse = flash_tpu.attend_block(q, k, v, *segments, **options)
+    grads = flash_tpu.attend_block_grad(q, k, v, *segments, dout, lse, jnp.sum(dout * out, -1), **options)
+    reference = functools.partial(dense, mask=Mask(window=90), q_start=100)
+    (expected, expected_lse), pull = jax.vjp(lambda *qkv: reference(*qkv, *segments), q, k, v)
+    for ours, theirs in zip((out, *grads), (expected, *pull((dout, jnp.zeros_like(lse)))), strict=True):
+        close(ours, theirs, 2e-6)
+
+
+def test_rows_and_keys_that_meet_nothing():
+    """A part passes through keys that it does not see, bit for bit; without one the result is 0 and -inf."""
+    q, k, v, dout = inputs(1, 128, 256, 2, 2, jnp.float32)
+    before = jax.random.normal(jax.random.key(5), q.shape), jnp.full((1, 128, 2), -3.0)
+    starts = 0, 1000
+    after = run(flash_tpu.attend_block, (q, k, v), starts, part=before, mask=Mask())
+    assert all(np.array_equal(a, b) for a, b in zip(after, before, strict=True))
+    out, lse = run(flash_tpu.attend_block, (q, k, v), starts, mask=Mask())
+    assert not np.any(out) and np.all(np.isneginf(lse))
+    grads = run(flash_tpu.attend_block_grad, (q, k, v, None, None, dout, lse, lse * 0), starts, mask=Mask())
+    assert not any(np.any(grad) for grad in grads)
+
+
+@pytest.mark.parametrize("mask", [Mask(window=130), Mask()])
+def test_dead_tiles_are_neither_run_nor_fetched(mask):
+    """Runs of blocks end where the mask does, and a window shortens the grid itself."""
+    tiles = Tiles(mask, 1024, 1024, 128, 128, segmented=False)
+    _, first, count = tiles.facts((), jnp.array([0, 0]), 1, over="k")
+    if mask.window:
+        assert tiles.steps("k") == 4 and list(count) == [1, 2, 3, 3, 3, 3, 3, 3]
+        assert list(first) == [0, 0, 0, 1, 2, 3, 4, 5]
+    else:
+        assert list(count) == list(range(1, 9)) and not np.any(first)
+
+
+def test_segments_shorten_runs():
+    tiles = Tiles(Mask(), 512, 512, 128, 128, segmented=True)
+    ids = jnp.repeat(jnp.array([[1, 2, 3, 0]]), 128, axis=1)
+    _, first, count, *ranges = tiles.facts((ids, ids), jnp.array([0, 0]), 1, over="k")
+    assert list(first) == [0, 1, 2, 0] and list(count) == [1, 1, 1, 0]
+    assert max(x.size for x in ranges) == 3 * 4
+
+
+@pytest.mark.parametrize("platform, kernels", [("tpu", 1), ("cpu", 0)])
+def test_the_platform_of_the_program_chooses(platform, kernels):
+    q, k, v, _ = inputs(1, 256, 256, 2, 1, jnp.bfloat16)
+    program = jax.jit(functools.partial(attention.attend_block, mask=Mask(), block=128)).trace(q, k, v)
+    text = program.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("@tpu_custom_call") == kernels
+
+
+def test_ring_attention_runs_on_the_kernels(mesh_of):
+    with jax.set_mesh(mesh_of(seq=4)):
+        q, k, v, _ = inputs(1, 1024, 1024, 2, 1, jnp.bfloat16)
+
+        def loss(q, k, v):
+            return jnp.sum(ring_attention(q, k, v, block=128).astype(jnp.float32))
+
+        program = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, v)
+        text = program.lower(lowering_platforms=("tpu",)).as_text()
+    assert all(f'kernel_name = "attend_block{part}"' in text for part in ("", "_grad_q", "_grad_kv"))
+    assert "dot_general" not in text
+
+
+def test_what_no_kernel_tiles_stays_with_xla():
+    q, k, v, _ = inputs(1, 16, 16, 2, 1, jnp.float32, size=16)
+    program = jax.jit(functools.partial(attention.attend_block, mask=Mask(), block=8)).trace(q, k, v)
+    assert "tpu_custom_call" not in program.lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize(
+    "size, dtype, N, message",
+    [
+        (80, "float32", 2, "H: 80"),
+        (64, "float16", 2, "dtype: queries float16"),
+        (64, "float32", 3, "q_BTNH: 3"),
+    ],
+)
+def test_names_what_cannot_work(size, dtype, N, message):
+    q, k, v, _ = inputs(1, 128, 128, N, 2, dtype, size)
+    with pytest.raises(ValueError, match=message):
+        flash_tpu.attend_block(q, k, v, mask=Mask(), block=128)
+
+
+def test_segments_of_one_side_only():
+    q, k, v, _ = inputs(1, 128, 128, 2, 2, jnp.float32)
+    with pytest.raises(ValueError, match="segments"):
+        flash_tpu.attend_block(q, k, v, packed(1, 128, 0), mask=Mask(), block=128)
