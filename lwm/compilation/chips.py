@@ -1,0 +1,39 @@
+"""Published rates of TPU chips; the only place where hardware has numbers.
+
+Sources: peak FLOPs, HBM and ICI of v5e, v5p, v6e and TPU7x from the Cloud TPU documentation, pages "TPU v5e"
+(197 TFLOPs, 16 GB at 819 GB/s, 400 GB/s of ICI both ways over 4 ports), "TPU v5p" and "TPU7x" (459, 918 and
+2307 TFLOPs; 2765, 1638 and 7380 GB/s; 1200, 800 and 1200 GB/s of ICI both ways); of v3 and v4 from its pages
+"TPU v3" (123 TFLOPs, 900 GB/s) and "TPU v4" (275 TFLOPs, 1200 GB/s), their links from table 4 of "TPU v4: An
+Optically Reconfigurable Supercomputer" (2304.01433): 4 of 70 GB/s and 6 of 50 GB/s. The documentation gives
+ICI per chip and both ways, a link one way is that over twice the ports.
+"""
+
+from typing import NamedTuple
+
+
+class Chip(NamedTuple):
+    """One chip.
+
+    flops: peak bfloat16 FLOP/s. hbm_bytes: size of its memory. hbm: its bandwidth, B/s.
+    links: ICI links, two for each dimension of the torus. link: bandwidth of one link one way, B/s.
+    """
+
+    name: str
+    flops: float
+    hbm_bytes: int
+    hbm: float
+    links: int
+    link: float
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v3", 123e12, 32 * 2**30, 900e9, 4, 70e9),
+        Chip("v4", 275e12, 32 * 2**30, 1200e9, 6, 50e9),
+        Chip("v5e", 197e12, 16 * 2**30, 819e9, 4, 50e9),
+        Chip("v5p", 459e12, 95 * 2**30, 2765e9, 6, 100e9),
+        Chip("v6e", 918e12, 32 * 2**30, 1638e9, 4, 100e9),
+        Chip("tpu7x", 2307e12, 192 * 2**30, 7380e9, 6, 100e9),
+    )
+}
