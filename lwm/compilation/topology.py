@@ -1,6 +1,7 @@
 """Pods by name: the devices of a TPU slice that nobody has to own, from the compiler inside libtpu."""
 
 import importlib.util
+import math
 import os
 import re
 from typing import NamedTuple
@@ -24,6 +25,11 @@ class Pod(NamedTuple):
     chip: Chip
     devices: list[jax.Device]
     cores: int
+
+    @property
+    def usable(self) -> int:
+        """Bytes of memory that a program gets on one device."""
+        return int(self.chip.usable.get(self.cores, 0) * 2**30)
 
 
 def open_pod(name: str) -> Pod:
@@ -57,7 +63,5 @@ def open_pod(name: str) -> Pod:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"topology: {name!r} is not known to libtpu ({reason}); write {FORM}") from error
-    chips = 1
-    for side in shape.split("x"):
-        chips *= int(side)
+    chips = math.prod(int(side) for side in shape.split("x"))
     return Pod(name, CHIPS[generation], list(devices), len(devices) // chips)
