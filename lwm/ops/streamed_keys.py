@@ -79,7 +79,7 @@ def stream_grad(
 def features_grad(
     how: How, y_BSC, wk_CKH, wv_CKH, dk_BSKH, dv_BSKH
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(dy_BSC in the dtype of y, dwk_CKH and dwv_CKH float32) from dK and dV, `how.chunks` after one another."""
+    """(dy_BSC in the dtype of y, dwk_CKH, dwv_CKH float32) from dK and dV, `how.chunks` one after another."""
 
     def add(grads, chunk):
         y, dk, dv = cut((y_BSC, dk_BSKH, dv_BSKH), chunk, how.chunks)

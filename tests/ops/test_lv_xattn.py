@@ -20,11 +20,6 @@ OUT, GRADIENT = 2e-6, 5e-6
 HEADS = {"MHA": (4, 4), "GQA": (4, 2), "MQA": (4, 1)}
 
 
-def visible(q_ids, k_ids, ordered):
-    q_ids, k_ids = np.asarray(q_ids)[:, :, None], np.asarray(k_ids)[:, None, :]
-    return (k_ids > 0) & ((k_ids <= q_ids) if ordered else (k_ids == q_ids))
-
-
 def dense(q, k, v, seen_BTS, softcap=0.0):
     """Attention with all scores at once, in whatever precision it is called in."""
     G = q.shape[2] // k.shape[2]
@@ -44,27 +39,14 @@ def with_gradients(fn, dout, *inputs):
     return out, *pull(dout)
 
 
-@functools.partial(jax.jit, static_argnames="softcap")
-def _reference(dout, q, k, v, seen, softcap):
-    return with_gradients(lambda q, k, v: dense(q, k, v, seen, softcap), dout, q, k, v)
-
-
-def reference(dout, q, k, v, seen, softcap=0.0):
-    """(out, dq, dk, dv) of `dense` in float64."""
-    with jax.enable_x64(True):
-        wide = (jnp.asarray(np.asarray(x, np.float64)) for x in (dout, q, k, v))
-        return [np.asarray(x) for x in _reference(*wide, seen, softcap=softcap)]
-
-
-def error(got, want):
-    """Largest difference over the largest number."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape and np.all(np.isfinite(got))
-    return np.max(np.abs(got - want)) / (np.max(np.abs(want)) or 1.0)
-
-
 def check(got, want, out=OUT, gradient=GRADIENT):
-    errors = [error(*pair) for pair in zip(got, want, strict=True)]
+    """Largest error over largest value, of (out, gradients); `want` may have more at its end.
+
+    The gradients of a row that sees one key are 0, so values are those of the inputs' size at least.
+    """
+    got, want = [np.asarray(x, np.float64) for x in got], [np.asarray(x) for x in want[: len(got)]]
+    assert all(np.all(np.isfinite(x)) for x in got)
+    errors = [np.max(np.abs(x - y)) / max(np.max(np.abs(y)), 0.1) for x, y in zip(got, want, strict=True)]
     assert errors[0] <= out and max(errors[1:]) <= gradient, errors
 
 
@@ -80,7 +62,8 @@ def on(mesh, **options):
 
 def under(mesh, fn):
     """fn, compiled, with a mesh in context; None for no mesh."""
-    fn = jax.jit(fn)
+    # The programs are tiny: compiling them well takes longer than running them badly.
+    fn = jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
 
     def call(*inputs):
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
@@ -105,7 +88,7 @@ def ids_of(rng, B, T, S, n, ordered):
 
 @pytest.mark.parametrize("ordered", [False, True], ids=["same id", "ordered ids"])
 @pytest.mark.parametrize("n, heads", [(1, "GQA"), (2, "MQA"), (3, "MHA"), (5, "GQA"), (8, "MQA")])
-def test_equals_dense(mesh_of, qkv, rng, n, heads, ordered):
+def test_equals_dense(dense64, mesh_of, qkv, rng, n, heads, ordered):
     """11 queries and 19 keys, which no ring divides."""
     B, T, S = 2, 11, 19
     (N, K), H = HEADS[heads], 4
@@ -113,40 +96,43 @@ def test_equals_dense(mesh_of, qkv, rng, n, heads, ordered):
     run = on(mesh_of(seq=n), ordered=ordered, block=3, key_block=2 * (n % 2))
     for name, q_ids, k_ids in ids_of(rng, B, T, S, n, ordered):
         q_ids, k_ids = np.asarray(q_ids, np.int32), np.asarray(k_ids, np.int32)
-        seen = visible(q_ids, k_ids, ordered)
+        seen = dense64.same_segment(q_ids, k_ids, ordered)
         out, dq, dk, dv = got = run(dout, q, k, v, q_ids, k_ids)
-        check(got, reference(dout, q, k, v, seen))
+        check(got, dense64.attention(q, k, v, dout, seen))
         blind, unseen = ~seen.any(axis=2), ~seen.any(axis=1)
         assert not np.any(np.asarray(out)[blind]) and not np.any(np.asarray(dq)[blind]), name
         assert not np.any(np.asarray(dk)[unseen]) and not np.any(np.asarray(dv)[unseen]), name
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "rotate_queries"])
-def test_the_other_ways_equal_dense(mesh_of, qkv, rng, way):
+def test_the_other_ways_equal_dense(dense64, mesh_of, qkv, rng, way):
     B, T, S = 1, 7, 13
     q, k, v, dout = qkv(B, T, S, 4, 2, 4)
     run = on(mesh_of(seq=3), ordered=True, block=2, way=way)
     for _, q_ids, k_ids in ids_of(rng, B, T, S, 3, ordered=True):
         q_ids, k_ids = np.asarray(q_ids, np.int32), np.asarray(k_ids, np.int32)
-        check(run(dout, q, k, v, q_ids, k_ids), reference(dout, q, k, v, visible(q_ids, k_ids, True)))
+        check(
+            run(dout, q, k, v, q_ids, k_ids),
+            dense64.attention(q, k, v, dout, dense64.same_segment(q_ids, k_ids, True)),
+        )
 
 
 @pytest.mark.parametrize("n, T, S", [(None, 5, 9), (2, 1, 5), (8, 16, 24)])
-def test_without_segments(mesh_of, qkv, n, T, S):
+def test_without_segments(dense64, mesh_of, qkv, n, T, S):
     """Keys that fill up the last shard are seen by nobody, and one query is enough for two devices."""
     q, k, v, dout = qkv(2, T, S, 4, 2, 4)
     got = on(mesh_of(seq=n) if n else None, block=4)(dout, q, k, v, None, None)
-    check(got, reference(dout, q, k, v, np.ones((2, T, S), bool)))
+    check(got, dense64.attention(q, k, v, dout, np.ones((2, T, S), bool)))
 
 
-def test_keys_that_are_not_there(mesh_of, qkv, rng):
+def test_keys_that_are_not_there(dense64, mesh_of, qkv, rng):
     q, k, v, dout = qkv(2, 4, 10, 2, 1, 4)
     there = rng.random((2, 10)) < 0.5
     seen = np.broadcast_to(there[:, None], (2, 4, 10))
-    check(on(mesh_of(seq=2))(dout, q, k, v, None, there), reference(dout, q, k, v, seen))
+    check(on(mesh_of(seq=2))(dout, q, k, v, None, there), dense64.attention(q, k, v, dout, seen))
 
 
-def test_few_keys_and_shifted_scores(mesh_of, qkv):
+def test_few_keys_and_shifted_scores(dense64, mesh_of, qkv):
     """Sixteen keys, scores around -10, 0 and +90: no phantom key of score 0, no exp without a maximum."""
     q, k, v, dout = qkv(1, 8, 16, 2, 1, 4)
     run = on(mesh_of(seq=2))
@@ -154,27 +140,30 @@ def test_few_keys_and_shifted_scores(mesh_of, qkv):
         q, k = q.at[..., -1].set(shift * 4**0.5), k.at[..., -1].set(1.0)
         check(
             run(dout, q, k, v, None, None),
-            reference(dout, q, k, v, np.ones((1, 8, 16), bool)),
+            dense64.attention(q, k, v, dout, np.ones((1, 8, 16), bool)),
             out=out,
             gradient=gradient,
         )
 
 
-def test_softcap_on_all_axes_of_a_mesh(mesh_of, qkv, packed):
+def test_softcap_on_all_axes_of_a_mesh(dense64, mesh_of, qkv, packed):
     q, k, v, dout = qkv(2, 8, 12, 4, 2, 4)
     q_ids, k_ids = packed(2, 8), packed(2, 12)
     got = on(mesh_of(data=2, tensor=2, seq=2), softcap=1.5, block=4)(dout, 2 * q, k, v, q_ids, k_ids)
-    check(got, reference(dout, 2 * q, k, v, visible(q_ids, k_ids, False), softcap=1.5))
+    check(
+        got,
+        dense64.attention(2 * q, k, v, dout, dense64.same_segment(q_ids, k_ids, False), softcap=1.5),
+    )
 
 
-def test_sixteen_bits_are_as_exact_as_on_one_device(mesh_of, qkv):
+def test_sixteen_bits_are_as_exact_as_on_one_device(dense64, mesh_of, qkv):
     """Eight devices add no more to the error of bfloat16 than 10 %, though outputs travel with 16 bits."""
     q, k, v, dout = qkv(1, 32, 256, 4, 2, 32, jnp.bfloat16)
-    want = reference(*(np.asarray(x, np.float32) for x in (dout, q, k, v)), np.ones((1, 32, 256), bool))
+    want = dense64.attention(q, k, v, dout, np.ones((1, 32, 256), bool))
 
     def root_mean_square(got):
         assert all(x.dtype == jnp.bfloat16 for x in got)
-        pairs = zip(got, want, strict=True)
+        pairs = zip(got, want[:4], strict=True)
         return np.array([np.sqrt(np.mean((np.asarray(x, np.float64) - y) ** 2)) for x, y in pairs])
 
     alone = root_mean_square(on(None, block=32)(dout, q, k, v, None, None))
@@ -195,13 +184,17 @@ def test_sixteen_bits_are_as_exact_as_on_one_device(mesh_of, qkv):
     ordered=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_any_shape_equals_dense(n, B, T, S, heads, H, block, ordered, seed):
+def test_any_shape_equals_dense(dense64, n, B, T, S, heads, H, block, ordered, seed):
     (K, G), rng = heads, np.random.default_rng(seed)
     shapes = (B, T, K * G, H), (B, T, K * G, H), (B, S, K, H), (B, S, K, H)
     inputs = [np.asarray(rng.normal(size=shape), np.float32) for shape in shapes]
     q_ids, k_ids = (np.asarray(rng.integers(0, 4, (B, length)), np.int32) for length in (T, S))
     got = on(make_mesh(seq=n, devices=jax.devices()[:n]), ordered=ordered, block=block)(*inputs, q_ids, k_ids)
-    check(got, reference(*inputs, visible(q_ids, k_ids, ordered)), gradient=1e-5)
+    check(
+        got,
+        dense64.attention(*inputs[1:], inputs[0], dense64.same_segment(q_ids, k_ids, ordered)),
+        gradient=1e-5,
+    )
 
 
 def features(rng, B, T, S, D, C, N, K, H):
@@ -224,13 +217,13 @@ def layers_of(x, y, wq, wk, wv, q_ids, k_ids, layers, **options):
 
 
 @pytest.mark.parametrize("n, key_block", [(None, 4), (3, 2), (3, 0), (2, 100)])
-def test_gradients_of_projections_equal_autodiff(mesh_of, rng, n, key_block):
+def test_gradients_of_projections_equal_autodiff(dense64, mesh_of, rng, n, key_block):
     """Two layers that share their features: dx, dy, dW_Q, dW_K and dW_V, frames in order."""
     B, T, S, N, H = 2, 5, 11, 4, 3
     inputs = features(rng, B, T, S, N * H, 7, N, 2, H)
     dout = jnp.asarray(rng.normal(size=inputs[0].shape), jnp.float32)
     q_ids, k_ids = rng.integers(0, 4, (B, T)), rng.integers(0, 4, (B, S))
-    seen = visible(q_ids, k_ids, ordered=True)
+    seen = dense64.same_segment(q_ids, k_ids, ordered=True)
 
     def run(dout, *inputs):
         fn = functools.partial(
