@@ -21,6 +21,7 @@ from lwm.ops import flash_tpu
 from lwm.ops.dropout import Dropout
 from lwm.ops.dropout import check as check_dropout
 from lwm.ops.masks import Mask
+from lwm.ops.stripes import GAPLESS, Stripes
 from lwm.ops.tiles import Tiles
 
 Start = int | jax.Array  # a global position
@@ -90,6 +91,7 @@ def attend_block(
     block: int,
     q_start: Start = 0,
     k_start: Start = 0,
+    stripes: Stripes = GAPLESS,
     softcap: float = 0.0,
     dropout: Dropout | None = None,
     part: Part | None = None,
@@ -105,6 +107,7 @@ def attend_block(
       mask: who sees whom by position.
       block: most positions in a block; a length is cut into equal blocks, the last one filled up if need be.
       q_start, k_start: global position of the first query and of the first key; the others follow in order.
+      stripes: gaps in that order, of queries as of keys; none by default. No block lies across one.
       softcap: scores become softcap * tanh(scores / softcap) before they are masked; 0 = as they are.
       dropout: which weights to drop from the product with the values (not from the sum that divides it).
       part: attention of the same queries to other keys, to which these are added.
@@ -119,9 +122,8 @@ def attend_block(
     check_softcap(softcap)
     dropout = check_dropout(dropout)
     scale = q_BTNH.shape[-1] ** -0.5
-    tiles = Tiles(
-        q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask=mask, block=block, q_start=q_start, k_start=k_start
-    )
+    where = {"q_start": q_start, "k_start": k_start, "stripes": stripes}
+    tiles = Tiles(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask=mask, block=block, **where)
     q, k, v = tiles.split_q(q_BTNH), tiles.split_k(k_BSKH), tiles.split_k(v_BSKH)
 
     def visit(i, j, masked, part):
@@ -172,6 +174,7 @@ def attend_block_grad(
     block: int,
     q_start: Start = 0,
     k_start: Start = 0,
+    stripes: Stripes = GAPLESS,
     softcap: float = 0.0,
     dropout: Dropout | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -195,9 +198,8 @@ def attend_block_grad(
     check_softcap(softcap)
     dropout = check_dropout(dropout)
     scale = q_BTNH.shape[-1] ** -0.5
-    tiles = Tiles(
-        q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask=mask, block=block, q_start=q_start, k_start=k_start
-    )
+    where = {"q_start": q_start, "k_start": k_start, "stripes": stripes}
+    tiles = Tiles(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, mask=mask, block=block, **where)
     q, k, v = tiles.split_q(q_BTNH), tiles.split_k(k_BSKH), tiles.split_k(v_BSKH)
     dout = tiles.split_q(dout_BTNH.astype(q.dtype))
     # Rows that saw nothing, and filler rows, get lse = +inf: their weights are exp(-inf) = 0.

@@ -7,7 +7,6 @@ import numpy as np
 
 from lwm.ops.masks import Mask
 from lwm.ops.meetings import Meeting, Shards
-from lwm.ops.tiles import cut
 
 
 def executed_tiles(
@@ -24,16 +23,18 @@ def executed_tiles(
     Returns:
       int64[n, 1 + hops]: by device, and by hop after the device's own shard.
     """
-    held = [None if segments is None else _held(shards, segments, device) for device in range(shards.n)]
+    held = [None if segments is None else segments[positions(shards, device)] for device in range(shards.n)]
     tiles = np.zeros((shards.n, 1 + shards.hops), np.int64)
     for me in range(shards.n):
-        tiles[me, 0] = sum(_count(meeting, held[me], held[me], block) for meeting in shards.own(me))
+        own = shards.own(me)
+        tiles[me, 0] = sum(_count(shards, meeting, held[me], held[me], block) for meeting in own)
         for distance in range(1, 1 + shards.hops):
             for direction, part in ((1, 0), (-1, 1)) if both_ways else ((1, None),):
                 them = (me - direction * distance) % shards.n
                 theirs = held[them] if part is None or segments is None else shards.halves(held[them])[part]
                 meetings = shards.hop(me, them, part)
-                tiles[me, distance] += sum(_count(meeting, held[me], theirs, block) for meeting in meetings)
+                for meeting in meetings:
+                    tiles[me, distance] += _count(shards, meeting, held[me], theirs, block)
     return tiles
 
 
@@ -42,15 +43,18 @@ def ideal_tiles(length: int, n: int, mask: Mask, *, block: int, segments: np.nda
     return executed_tiles(Shards(1, length, "contiguous", mask), block=block, segments=segments).sum() / n
 
 
-def _held(shards, segments, device):
-    return np.concatenate([segments[run.start : run.start + run.length] for run in shards.runs(device)])
+def positions(shards: Shards, device: int) -> np.ndarray:
+    """int[length]: the positions that a device holds, in its order."""
+    runs = shards.runs(device)
+    return np.concatenate([shards.stripes.position(run.start, np.arange(run.length)) for run in runs])
 
 
-def _count(meeting: Meeting, q_segments, k_segments, block):
+def _count(shards, meeting: Meeting, q_segments, k_segments, block):
     queries, keys, mask = meeting
-    (q_count, q_size), (k_count, k_size) = cut(queries.length, block), cut(keys.length, block)
-    q_first, q_last = _edges(queries, q_count, q_size)
-    k_first, k_last = _edges(keys, k_count, k_size)
+    q_count, q_size = shards.stripes.cut(queries.length, block)
+    k_count, k_size = shards.stripes.cut(keys.length, block)
+    q_first, q_last = _edges(shards, queries, q_count, q_size)
+    k_first, k_last = _edges(shards, keys, k_count, k_size)
     dead = np.broadcast_to(
         mask.dead(q_first[:, None], q_last[:, None], k_first, k_last), (q_count, k_count)
     )
@@ -61,9 +65,10 @@ def _count(meeting: Meeting, q_segments, k_segments, block):
     return dead.size - np.count_nonzero(dead)
 
 
-def _edges(run, count, size):
+def _edges(shards, run, count, size):
     first = np.arange(count) * size
-    return run.start + first, run.start + np.minimum(first + size, run.length) - 1
+    last = np.minimum(first + size, run.length) - 1
+    return shards.stripes.position(run.start, first), shards.stripes.position(run.start, last)
 
 
 def _spans(segments, run, count, size):

@@ -24,6 +24,7 @@ from lwm.ops.dropout import Dropout
 from lwm.ops.dropout import check as check_dropout
 from lwm.ops.flash_tpu_backward import backward_kv, backward_q
 from lwm.ops.flash_tpu_forward import forward
+from lwm.ops.flash_tpu_fused import backward
 from lwm.ops.flash_tpu_tiles import Tiles, block_sizes, pad_rows
 from lwm.ops.masks import Mask
 
@@ -99,7 +100,7 @@ def attend_block_grad(
     dropout: Dropout | None = None,
     interpret=False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`lwm.ops.attention.attend_block_grad` as two TPU kernels, one for dq and one for dk and dv.
+    """`lwm.ops.attention.attend_block_grad` as a TPU kernel; as two for a single row with one key/value head.
 
     Args:
       q_BTNH, k_BSKH, v_BSKH, block, interpret: as for `attend_block`.
@@ -124,9 +125,13 @@ def attend_block_grad(
         case.split_row(jnp.where(lse_BTN > -jnp.inf, lse_BTN, jnp.inf), jnp.inf),
         case.split_row(delta_BTN, 0.0),
     )
-    facts_q, facts_k = (tiles.facts(ids, case.starts, case.B, over=side) for side in ("k", "q"))
-    dq = backward_q(*arguments, facts_q, tiles, cost=case.cost(products=3), interpret=interpret)
-    dk, dv = backward_kv(*arguments, facts_k, tiles, cost=case.cost(products=4), interpret=interpret)
+    facts = tiles.facts(ids, case.starts, case.B, over="q")
+    if case.B * case.K > 1:
+        dq, dk, dv = backward(*arguments, facts, tiles, cost=case.cost(products=5), interpret=interpret)
+    else:
+        dk, dv = backward_kv(*arguments, facts, tiles, cost=case.cost(products=4), interpret=interpret)
+        facts = tiles.facts(ids, case.starts, case.B, over="k")
+        dq = backward_q(*arguments, facts, tiles, cost=case.cost(products=3), interpret=interpret)
     return case.join_q(dq), case.join_k(dk), case.join_k(dv)
 
 
@@ -134,14 +139,15 @@ def replaces_on_tpu(kernel: Callable) -> Callable:
     """Decorator: the function as it is, but `kernel` with the same arguments wherever it is compiled for TPU.
 
     What decides is the platform that a program is lowered for, not that of this machine. Head sizes and types
-    that the kernels cannot tile stay with the function.
+    that the kernels cannot tile stay with the function, and so do positions with gaps.
     """
 
     def decorate(function):
         @functools.wraps(function)
         def either(q_BTNH, k_BSKH, *others, **options):
             arrays = q_BTNH, k_BSKH, *others
-            if q_BTNH.shape[-1] not in HEAD_SIZES or {q_BTNH.dtype, k_BSKH.dtype} not in TYPES:
+            tiled = q_BTNH.shape[-1] in HEAD_SIZES and {q_BTNH.dtype, k_BSKH.dtype} in TYPES
+            if not tiled or "stripes" in options:
                 return function(*arrays, **options)
             return lax.platform_dependent(
                 tpu=lambda: kernel(*arrays, **options), default=lambda: function(*arrays, **options)

@@ -61,7 +61,32 @@ def backward_q(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, int
 
 def backward_kv(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, interpret):
     """dk and dv, float32, [B, K, S, H] as k. Arguments as for `backward_q`, but facts with over="q"."""
-    (B, M, G, _, H), K = q.shape, k.shape[1]
+    (B, M), K = q.shape[:2], k.shape[1]
+    rows, row, keys, id_specs = kv_specs(q.shape, k.shape, tiles)
+    return pl.pallas_call(
+        functools.partial(_kv_kernel, tiles),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=len(facts),
+            grid=(B, K, tiles.k_count, M // K, tiles.steps("q")),
+            in_specs=[rows, keys, keys, *id_specs[: len(ids)], rows, row, row],
+            out_specs=[keys, keys],
+        ),
+        out_shape=[jax.ShapeDtypeStruct(k.shape, jnp.float32)] * 2,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary", "arbitrary")
+        ),
+        cost_estimate=cost,
+        interpret=interpret,
+        name="attend_block_grad_kv",
+    )(*facts, q, k, v, *ids, dout, lse, delta)
+
+
+def kv_specs(q_shape, k_shape, tiles: Tiles):
+    """Blocks of [B, M, G, T, H], [B, M, G, 1, T], [B, K, S, H] and of ids in a walk of keys over queries.
+
+    The grid is (B, K, blocks of keys, groups of query heads that share them, blocks of queries).
+    """
+    (_, M, G, _, H), K = q_shape, k_shape[1]
     share, q_size, k_size = M // K, tiles.q_size, tiles.k_size
 
     def at(b, j, ii, facts):
@@ -81,22 +106,7 @@ def backward_kv(q, k, v, ids, dout, lse, delta, facts, tiles: Tiles, *, cost, in
         pl.BlockSpec((None, 1, q_size), lambda b, n, j, c, ii, *facts: (b, 0, at(b, j, ii, facts))),
         pl.BlockSpec((None, 1, k_size), lambda b, n, j, c, ii, *facts: (b, 0, j)),
     )
-    return pl.pallas_call(
-        functools.partial(_kv_kernel, tiles),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=len(facts),
-            grid=(B, K, tiles.k_count, share, tiles.steps("q")),
-            in_specs=[rows, keys, keys, *id_specs[: len(ids)], rows, row, row],
-            out_specs=[keys, keys],
-        ),
-        out_shape=[jax.ShapeDtypeStruct(k.shape, jnp.float32)] * 2,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary", "arbitrary")
-        ),
-        cost_estimate=cost,
-        interpret=interpret,
-        name="attend_block_grad_kv",
-    )(*facts, q, k, v, *ids, dout, lse, delta)
+    return rows, row, keys, id_specs
 
 
 def _q_kernel(tiles, *refs):
@@ -116,7 +126,8 @@ def _q_kernel(tiles, *refs):
         k, v = k_ref[...], v_ref[...]
         for g in range(heads):
             kept = tiles.kept(facts, b, m * heads + g, i, j) if tiles.dropped else None
-            _, dscores = _weights(q_ref[g], k, v, dout_ref[g], lse_ref[g], delta_ref[g], seen, kept, tiles)
+            q, dout = q_ref[g], dout_ref[g]
+            _, dscores = tile_gradients(q, k, v, dout, lse_ref[g], delta_ref[g], seen, kept, tiles)
             acc_ref[g] += contract(k, dscores, 0, 0)
 
     tiles.visit(facts, b, i, j, jj < count, ids, add)
@@ -147,7 +158,7 @@ def _kv_kernel(tiles, *refs):
             head = (n * pl.num_programs(3) + c) * heads + g
             kept = tiles.kept(facts, b, head, i, j) if tiles.dropped else None
             q, dout = q_ref[g], dout_ref[g]
-            weights, dscores = _weights(q, k, v, dout, lse_ref[g], delta_ref[g], seen, kept, tiles)
+            weights, dscores = tile_gradients(q, k, v, dout, lse_ref[g], delta_ref[g], seen, kept, tiles)
             dv_ref[...] += contract(weights, dout, 1, 0)
             dk_ref[...] += contract(dscores, q, 1, 0)
 
@@ -158,7 +169,7 @@ def _kv_kernel(tiles, *refs):
         dk_ref[...] *= q_ref.shape[-1] ** -0.5
 
 
-def _weights(q, k, v, dout, lse, delta, seen, kept, tiles):
+def tile_gradients(q, k, v, dout, lse, delta, seen, kept, tiles):
     """Weights of a tile, and the gradient of its scores before scaling: [k_size, q_size] in the type of q."""
     scores = contract(k, q, 1, 1) * q.shape[-1] ** -0.5
     if tiles.softcap:

@@ -1,11 +1,14 @@
 """Which positions a device of the ring holds, and which of its queries meet which keys of another device.
 
-A sequence lies over the n devices of a ring in one of two layouts. "contiguous": device i holds chunk i of n.
-"zigzag": device i holds chunk i ("low") and chunk 2n - 1 - i ("high") of 2n, which balances causal masks.
+A sequence lies over the n devices of a ring in one of three layouts.
+    contiguous  Device i holds chunk i of n.
+    zigzag      Device i holds chunk i ("low") and chunk 2n - 1 - i ("high") of 2n. Balances causal masks.
+    striped     Device i holds stripes i, n + i, 2n + i, … of equal length. Balances documents packed into one
+                sequence as well (Striped Attention, arXiv 2311.09431, by blocks instead of tokens).
 
-A meeting is one call of `attend_block`: a run of consecutive queries, a run of consecutive keys, where each
-begins in the shard and in the whole sequence, and the mask between them. Device numbers may be Python
-integers or traced values, so the same arithmetic runs in the kernel and counts its blocks on the host.
+A meeting is one call of `attend_block`: a run of queries, a run of keys, where each begins in the shard and
+in the whole sequence, and the mask between them. Device numbers may be Python integers or traced values, so
+the same arithmetic runs in the kernel and counts its blocks on the host.
 """
 
 import dataclasses
@@ -14,13 +17,15 @@ from typing import NamedTuple
 import jax
 
 from lwm.ops.masks import Mask
+from lwm.ops.stripes import GAPLESS, Stripes
 
 Number = int | jax.Array
-LAYOUTS = ("zigzag", "contiguous")
+LAYOUTS = ("zigzag", "contiguous", "striped")
 
 
 class Run(NamedTuple):
-    """Consecutive positions: `length` of them from `offset` of a shard, at `start` of the sequence."""
+    """`length` positions from `offset` of a shard, the first at `start` of the sequence; consecutive ones, or
+    with the gaps of the layout's stripes."""
 
     offset: Number
     length: int
@@ -42,8 +47,9 @@ class Shards:
     Attributes:
       n: devices in the ring.
       length: positions that each of them holds.
-      layout: "zigzag" or "contiguous"; the same for n = 1.
+      layout: "zigzag", "contiguous" or "striped"; the same for n = 1.
       mask: who sees whom.
+      stripe: positions in a stripe; a divisor of `length` in the striped layout.
       exact_positions: meetings must never join runs that do not follow each other in the sequence, even where
         the mask would allow it (dropout depends on positions).
     """
@@ -53,16 +59,31 @@ class Shards:
     layout: str
     mask: Mask
     exact_positions: bool = False
+    stripe: int = 0
+
+    @property
+    def stripes(self) -> Stripes:
+        """Gaps in the positions of a run."""
+        return Stripes(self.stripe, self.n * self.stripe) if self._striped else GAPLESS
+
+    @property
+    def first_half(self) -> int:
+        """Positions in the first half of every chunk."""
+        if self._striped:
+            return self.length // self.stripe // 2 * self.stripe
+        return self.length // len(self.runs(0)) // 2
 
     @property
     def hops(self) -> int:
         """How many other devices' keys can be visible at all: n - 1, or what a window reaches."""
-        if self.mask.window and self.mask.frame == 1 and not self._zigzag:
+        if self.mask.window and self.mask.frame == 1 and self.layout == "contiguous":
             return min(self.n - 1, -(-(self.mask.window - 1) // self.length))
         return self.n - 1
 
     def runs(self, device: Number) -> list[Run]:
         """The chunks of a device."""
+        if self._striped:
+            return [Run(0, self.length, device * self.stripe)]
         if not self._zigzag:
             return [Run(0, self.length, device * self.length)]
         return [self._chunk(device, which) for which in (0, 1)]
@@ -70,7 +91,9 @@ class Shards:
     def own(self, device: Number) -> list[Meeting]:
         """Meetings of a shard with itself, by halves; the first can be done long before the others."""
         runs = self.runs(device)
-        low, high = runs if self._zigzag else _cut_in_two(runs[0])
+        if self.n == 1:
+            return [Meeting(runs[0], runs[0], self.mask)]
+        low, high = runs if self._zigzag else self._cut_in_two(runs[0])
         if self._cut_between(low.length) and self._cut_between(self.length):
             meetings = [(high, low, self._open), (low, low, self.mask), (high, high, self.mask)]
         else:
@@ -108,7 +131,7 @@ class Shards:
         count = len(self.runs(0))
         before, after = x.shape[:axis], x.shape[axis + 1 :]
         chunks = x.reshape(*before, count, self.length // count, *after)
-        cut, up_to_it = self.length // count // 2, (slice(None),) * (axis + 1)
+        cut, up_to_it = self.first_half, (slice(None),) * (axis + 1)
         parts = chunks[*up_to_it, :cut], chunks[*up_to_it, cut:]
         return [part.reshape(*before, -1, *after) for part in parts]
 
@@ -117,12 +140,17 @@ class Shards:
         return self.layout == "zigzag" and self.n > 1
 
     @property
+    def _striped(self) -> bool:
+        return self.layout == "striped" and self.n > 1
+
+    @property
     def _open(self) -> Mask:
         return Mask(causal=False, ordered=self.mask.ordered)
 
     def _cut_between(self, length: int) -> bool:
         """Whether of positions around a cut at any multiple of `length` just the later see the earlier."""
-        return self.mask.causal and not self.mask.window and length % self.mask.frame == 0
+        plain = self.mask.causal and not self.mask.window
+        return plain and (self.mask.frame == 1 or (not self._striped and length % self.mask.frame == 0))
 
     def _chunk(self, device: Number, which: Number) -> Run:
         """The low (0) or high (1) chunk of a device in zigzag layout."""
@@ -133,14 +161,13 @@ class Shards:
     def _half(self, run: Run, part: int) -> Run:
         """The first or second half of every chunk in a run that consists of chunks."""
         chunk = self.length // 2 if self._zigzag else self.length
-        first = chunk // 2
+        first = self.first_half
         size = (first, chunk - first)[part]
-        return Run(run.offset // chunk * size, run.length // chunk * size, run.start + part * first)
+        start = self.stripes.position(run.start, part * first)
+        return Run(run.offset // chunk * size, run.length // chunk * size, start)
 
-
-def _cut_in_two(run: Run) -> tuple[Run, Run]:
-    first = run.length // 2
-    return (
-        Run(run.offset, first, run.start),
-        Run(run.offset + first, run.length - first, run.start + first),
-    )
+    def _cut_in_two(self, run: Run) -> tuple[Run, Run]:
+        """Halves of the only run of a shard."""
+        first = self.first_half
+        second = Run(first, run.length - first, self.stripes.position(run.start, first))
+        return Run(0, first, run.start), second

@@ -25,7 +25,7 @@ from lwm.ops.meetings import LAYOUTS, Shards
 from lwm.ops.ring_hops import backward, forward
 from lwm.ops.sinks import add_sinks
 from lwm.ops.travel import Travel
-from lwm.ops.ulysses import gather_positions, kv_copies, scatter_positions
+from lwm.ops.ulysses import Group, kv_copies
 
 HELD_BYTES = 2**27  # of K and V that a device holds for one ring; more heads than fit take turns
 
@@ -38,6 +38,7 @@ def ring_attention(
     *,
     mask: Mask = CAUSAL,
     layout: str = "zigzag",
+    stripe: int = 512,
     block: int = 512,
     softcap: float = 0.0,
     sinks_N: jax.Array | None = None,
@@ -57,7 +58,9 @@ def ring_attention(
         segment 0 is padding: its rows are exactly zero.
       mask: who sees whom, by position in the natural order.
       layout: "zigzag" (`zigzag_order(T, seq)`; balanced under causal masks) or "contiguous" (natural order;
-        any T, and a window then needs its neighbours only). The same if "seq" is 1.
+        any T, and a window then needs its neighbours only) or "striped" (`striped_order(T, seq, stripe)`;
+        balanced for packed segments as well). The same if "seq" is 1.
+      stripe: positions in a stripe of the striped layout; no block is longer.
       block: most positions in a block of scores.
       softcap: scores become softcap * tanh(scores / softcap); 0 = as they are.
       sinks_N: a learned logit for each head that joins the softmax once and has no value; or None.
@@ -72,8 +75,9 @@ def ring_attention(
       rematerialisation policies.
 
     Raises:
-      ValueError: shapes that do not go together; the mesh does not divide B, the heads or (zigzag, two chunks
-        for each device) T; `ulysses` does not divide "seq" or the heads of a device; an unknown layout.
+      ValueError: shapes that do not go together; the mesh does not divide B, the heads or T (zigzag: two
+        chunks for each device; striped: whole stripes); `ulysses` does not divide "seq" or the heads of a
+        device; an unknown layout.
     """
     (B, T, N, _), K, n = q_BTNH.shape, k_BTKH.shape[2], pieces(SEQUENCE)
     _check_shapes(q_BTNH, k_BTKH, v_BTKH, segments_BT, sinks_N)
@@ -83,6 +87,8 @@ def ring_attention(
         raise ValueError(f"layout: {layout!r}; one of {LAYOUTS}")
     if n > 1 and layout == "zigzag" and T % (2 * n):
         raise ValueError(f"T: {T} is not a multiple of {2 * n}, two chunks for each of seq={n} devices")
+    if layout == "striped" and (stripe < 1 or (n > 1 and T % (n * stripe))):
+        raise ValueError(f"stripe: {stripe}; T = {T} needs to be a multiple of stripe x seq = {stripe} x {n}")
     if ulysses < 1 or n % ulysses:
         raise ValueError(f"ulysses: {ulysses}; a divisor of seq={n}")
     if (N // pieces(TENSOR)) % ulysses:
@@ -101,7 +107,14 @@ def ring_attention(
             for x in (q_BTNH, k_BTKH, v_BTKH, segments_BT)
         )
     plan = Plan(
-        shards=Shards(n // ulysses, (T + filler) // n * ulysses, layout, mask, dropout is not None),
+        shards=Shards(
+            n=n // ulysses,
+            length=(T + filler) // n * ulysses,
+            layout=layout,
+            mask=mask,
+            exact_positions=dropout is not None,
+            stripe=stripe * ulysses,
+        ),
         ulysses=ulysses,
         block=block,
         softcap=float(softcap),
@@ -146,17 +159,17 @@ class Plan:
 
 def _local(plan, q, k, v, segments, sinks, seed):
     """What one device does: Ulysses around the ring, sinks after it."""
-    gather = functools.partial(gather_positions, group=plan.ulysses, layout=plan.shards.layout)
+    group = Group(plan.ulysses, plan.shards.layout, plan.shards.stripe // plan.ulysses)
     copies = kv_copies(k.shape[2], plan.ulysses)
     if copies > 1:
         k, v = (jnp.repeat(x, copies, axis=2) for x in (k, v))
-    q, k, v = gather(q), gather(k), gather(v)
-    out, lse = _ring(plan, q, k, v, None if segments is None else gather(segments), seed)
+    q, k, v = group.gather(q), group.gather(k), group.gather(v)
+    out, lse = _ring(plan, q, k, v, None if segments is None else group.gather(segments), seed)
     if sinks is not None:
         N = q.shape[2]
         member = index(SEQUENCE) % plan.ulysses
         out = add_sinks(out, lse, lax.dynamic_slice_in_dim(sinks, member * N, N))
-    return scatter_positions(out, group=plan.ulysses, layout=plan.shards.layout)
+    return group.scatter(out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -29,13 +29,14 @@ def forward(travel: Travel, mine, theirs, settings: dict):
       (out_BTNH, lse_BTN), float32.
     """
     shards, hops = travel.shards, travel.shards.hops
+    gaps = {"stripes": shards.stripes} if shards.stripes.length else {}
     if shards.n == 1:
         return attend_block(mine[0], *theirs[:2], mine[1], theirs[2], mask=shards.mask, **settings)
 
     def attend(part, meetings, theirs):
         for queries, keys, mask in meetings:
             (q, q_segments), (k, v, k_segments) = take(mine, queries), take(theirs, keys)
-            starts = {"q_start": queries.start, "k_start": keys.start}
+            starts = {"q_start": queries.start, "k_start": keys.start, **gaps}
             earlier = take(part, queries)
             new = attend_block(q, k, v, q_segments, k_segments, mask=mask, part=earlier, **starts, **settings)
             part = put(part, new, queries)
@@ -77,6 +78,7 @@ def backward(travel: Travel, mine, theirs, settings: dict):
         (q, dout, lse, delta, q_segments), (k, v, k_segments) = mine, theirs
         return attend_block_grad(q, k, v, q_segments, k_segments, dout, lse, delta, **where, **settings)
 
+    gaps = {"stripes": shards.stripes} if shards.stripes.length else {}
     if shards.n == 1:
         return grads(mine, theirs, mask=shards.mask)
 
@@ -84,7 +86,7 @@ def backward(travel: Travel, mine, theirs, settings: dict):
         """dq with what the meetings add, and a list of (run of keys, its dK and dV)."""
         found = []
         for queries, keys, mask in meetings:
-            starts = {"q_start": queries.start, "k_start": keys.start}
+            starts = {"q_start": queries.start, "k_start": keys.start, **gaps}
             dq_more, *dkv = grads(take(mine, queries), take(theirs, keys), mask=mask, **starts)
             dq = add(dq, dq_more, queries)
             found.append((keys, tuple(dkv)))

@@ -14,6 +14,7 @@ from jax import lax
 
 from lwm.ops.dropout import Dropout
 from lwm.ops.masks import Mask
+from lwm.ops.stripes import GAPLESS, Stripes
 
 
 class Ids(NamedTuple):
@@ -33,14 +34,24 @@ class Tiles:
     """
 
     def __init__(
-        self, q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, *, mask: Mask, block: int, q_start=0, k_start=0
+        self,
+        q_BTNH,
+        k_BSKH,
+        q_segments_BT,
+        k_segments_BS,
+        *,
+        mask: Mask,
+        block: int,
+        q_start=0,
+        k_start=0,
+        stripes: Stripes = GAPLESS,
     ):
         (B, T, N, _), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
         check_arguments(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, block)
-        self.mask, self.q_start, self.k_start = mask, q_start, k_start
+        self.mask, self.q_start, self.k_start, self.stripes = mask, q_start, k_start, stripes
         self.B, self.T, self.S, self.K, self.G = B, T, S, K, N // K
-        self.q_count, self.q_size = cut(T, block)
-        self.k_count, self.k_size = cut(S, block)
+        self.q_count, self.q_size = stripes.cut(T, block)
+        self.k_count, self.k_size = stripes.cut(S, block)
         self.segmented = q_segments_BT is not None
         if self.segmented:
             self._q_ids = block_ids(q_segments_BT, self.q_count, self.q_size)
@@ -77,9 +88,8 @@ class Tiles:
         if self.mask.everything:
             return self._sweep_keys(i, visit, carry)
         first, last = self.mask.keys_of(*self._q_range(i))
-        first = 0 if first is None else jnp.clip((first - self.k_start) // self.k_size, 0, self.k_count)
-        end = jnp.clip((last - self.k_start) // self.k_size + 1, 0, self.k_count)
-        return lax.fori_loop(first, end, lambda j, carry: self._meet(i, j, None, visit, carry), carry)
+        bounds = self._blocks(first, last, self.k_start, self.k_size, self.k_count)
+        return lax.fori_loop(*bounds, lambda j, carry: self._meet(i, j, None, visit, carry), carry)
 
     def over_queries(self, j, visit, carry):
         """`carry` after the live tiles of block j of keys; as `over_keys`."""
@@ -91,11 +101,8 @@ class Tiles:
         if self.mask.everything:
             return self._sweep_queries(j, visit, carry)
         first, last = self.mask.queries_of(*self._k_range(j))
-        first = jnp.clip((first - self.q_start) // self.q_size, 0, self.q_count)
-        end = self.q_count
-        if last is not None:
-            end = jnp.clip((last - self.q_start) // self.q_size + 1, 0, self.q_count)
-        return lax.fori_loop(first, end, lambda i, carry: self._meet(i, j, None, visit, carry), carry)
+        bounds = self._blocks(first, last, self.q_start, self.q_size, self.q_count)
+        return lax.fori_loop(*bounds, lambda i, carry: self._meet(i, j, None, visit, carry), carry)
 
     def hide(self, scores: jax.Array, i, j, keys_first: bool = False) -> jax.Array:
         """Sets scores that must not be seen to -inf: [B, K, G * q_size, k_size], or its transpose."""
@@ -135,8 +142,8 @@ class Tiles:
 
     def positions(self, i, j) -> tuple[jax.Array, jax.Array]:
         """Global positions of the queries and of the keys of a tile."""
-        q_first, k_first = self.q_start + i * self.q_size, self.k_start + j * self.k_size
-        return q_first + jnp.arange(self.q_size), k_first + jnp.arange(self.k_size)
+        q_index, k_index = (n * size + jnp.arange(size) for n, size in ((i, self.q_size), (j, self.k_size)))
+        return self.stripes.position(self.q_start, q_index), self.stripes.position(self.k_start, k_index)
 
     @property
     def _filled(self) -> bool:
@@ -179,12 +186,24 @@ class Tiles:
         return whole & ((j + 1) * self.k_size <= self.S) if self._filled else whole
 
     def _q_range(self, i):
-        first = self.q_start + i * self.q_size
-        return first, jnp.minimum(first + self.q_size, self.q_start + self.T) - 1
+        return self._range(i, self.q_start, self.q_size, self.T)
 
     def _k_range(self, j):
-        first = self.k_start + j * self.k_size
-        return first, jnp.minimum(first + self.k_size, self.k_start + self.S) - 1
+        return self._range(j, self.k_start, self.k_size, self.S)
+
+    def _range(self, block, start, size, count):
+        """First and last position of a block."""
+        last = jnp.minimum((block + 1) * size, count) - 1
+        return self.stripes.position(start, block * size), self.stripes.position(start, last)
+
+    def _blocks(self, first, last, start, size, count):
+        """From which to before which block positions first … last lie; None = no such bound."""
+        begin, end = 0, count
+        if first is not None:
+            begin = jnp.clip(self.stripes.reached(start, first) // size, 0, count)
+        if last is not None:
+            end = jnp.clip((self.stripes.reached(start, last + 1) + size - 1) // size, 0, count)
+        return begin, end
 
 
 def check_arguments(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, block: int) -> None:
@@ -202,12 +221,6 @@ def check_arguments(q_BTNH, k_BSKH, q_segments_BT, k_segments_BS, block: int) ->
         for name, segments, length in (("q_segments", q_segments_BT, T), ("k_segments", k_segments_BS, S)):
             if segments.shape != (B, length):
                 raise ValueError(f"{name}: shape {segments.shape}; needs {(B, length)}, as its positions")
-
-
-def cut(length: int, block: int) -> tuple[int, int]:
-    """Number and size of the fewest blocks, equal and at most `block` long, that cover a length."""
-    count = -(-length // block)
-    return count, -(-length // count)
 
 
 def block_ids(segments_BT, count: int, size: int) -> Ids:

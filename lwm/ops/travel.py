@@ -37,8 +37,7 @@ class Travel:
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        chunk = self.shards.length // len(self.shards.runs(0))
-        if self.both_ways and self.shards.hops == self.shards.n - 1 and chunk > 1:
+        if self.both_ways and self.shards.hops == self.shards.n - 1 and self.shards.first_half:
             return Stream(1, 0), Stream(-1, 1)
         return (Stream(1, None),)
 

@@ -1,12 +1,13 @@
-"""Ulysses (arXiv 2309.14509): heads for positions and back, between `group` neighbours on the "seq" axis.
+"""Ulysses (arXiv 2309.14509): heads for positions and back, between neighbours on the "seq" axis.
 
-The n devices of the axis are n / group rings' worth of groups: devices g * group … g * group + group - 1
-exchange all-to-all, after which each holds all positions of its group for a share of the heads, and rings run
-between devices of the same number in different groups (USP, arXiv 2405.07719). The order of the sequence over
-the n devices does not depend on the group: what a group holds in the zigzag order of n devices is what one
-device holds in the zigzag order of n / group, once its chunks are put in order.
+The n devices of the axis are groups of `size` neighbours: devices g * size … g * size + size - 1 exchange
+all-to-all, after which each holds all positions of its group for a share of the heads, and rings run between
+devices of the same number in different groups (USP, arXiv 2405.07719). The order of the sequence over the n
+devices does not depend on the groups: what a group holds in some layout over n devices is what one device
+holds in that layout over n / size, once its chunks are put in order (stripes become `size` times as long).
 """
 
+import dataclasses
 import math
 
 import jax
@@ -25,45 +26,48 @@ def kv_copies(kv_heads: int, group: int) -> int:
     return math.lcm(kv_heads, group) // kv_heads
 
 
-def gather_positions(x: jax.Array, group: int, layout: str) -> jax.Array:
-    """[B, t, heads, …] of every device to [B, group * t, heads / group, …], in the order of the layout.
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """`size` neighbours, and the layout of the sequence with its stripe; size 1 does nothing."""
 
-    Without a heads axis (segments, [B, t]) the positions of the group are gathered whole.
-    """
-    if group == 1:
-        return x
-    if x.ndim == 2:
-        gathered = lax.all_gather(x, SEQUENCE[0], axis=1, tiled=True, axis_index_groups=_groups(group))
-    else:
-        gathered = lax.all_to_all(
-            x, SEQUENCE[0], split_axis=2, concat_axis=1, tiled=True, axis_index_groups=_groups(group)
-        )
-    return _in_order(gathered, group) if layout == "zigzag" else gathered
+    size: int
+    layout: str
+    stripe: int = 0
 
+    def gather(self, x: jax.Array) -> jax.Array:
+        """[B, t, heads, …] of every device to [B, size * t, heads / size, …], in the order of the layout.
 
-def scatter_positions(x: jax.Array, group: int, layout: str) -> jax.Array:
-    """Undoes `gather_positions` of an array with heads."""
-    if group == 1:
-        return x
-    x = _by_device(x, group) if layout == "zigzag" else x
-    return lax.all_to_all(
-        x, SEQUENCE[0], split_axis=1, concat_axis=2, tiled=True, axis_index_groups=_groups(group)
-    )
+        Without a heads axis (segments, [B, t]) the positions of the group are gathered whole.
+        """
+        if self.size == 1:
+            return x
+        if x.ndim == 2:
+            x = lax.all_gather(x, SEQUENCE[0], axis=1, tiled=True, axis_index_groups=self._groups())
+        else:
+            x = self._exchange(x, split_axis=2, concat_axis=1)
+        B, T, *rest = x.shape
+        if self.layout == "zigzag":
+            # (low, high) of each device in turn, highs descending: now all lows, then all highs, ascending.
+            chunks = x.reshape(B, self.size, 2, T // (2 * self.size), *rest)
+            x = jnp.concatenate([chunks[:, :, 0], chunks[:, ::-1, 1]], axis=1)
+        elif self.layout == "striped":
+            x = x.reshape(B, self.size, T // (self.size * self.stripe), self.stripe, *rest).swapaxes(1, 2)
+        return x.reshape(B, T, *rest)
 
+    def scatter(self, x: jax.Array) -> jax.Array:
+        """Undoes `gather` of an array with heads."""
+        if self.size == 1:
+            return x
+        B, T, *rest = x.shape
+        if self.layout == "zigzag":
+            low, high = jnp.split(x.reshape(B, 2 * self.size, T // (2 * self.size), *rest), 2, axis=1)
+            x = jnp.stack([low, high[:, ::-1]], axis=2)
+        elif self.layout == "striped":
+            x = x.reshape(B, T // (self.size * self.stripe), self.size, self.stripe, *rest).swapaxes(1, 2)
+        return self._exchange(x.reshape(B, T, *rest), split_axis=1, concat_axis=2)
 
-def _groups(group: int) -> list[list[int]]:
-    n = pieces(SEQUENCE)
-    return [list(range(first, first + group)) for first in range(0, n, group)]
+    def _exchange(self, x, **axes):
+        return lax.all_to_all(x, SEQUENCE[0], tiled=True, axis_index_groups=self._groups(), **axes)
 
-
-def _in_order(x, group):
-    """Chunks (low, high) of each device in turn, highs descending, to all lows, then all highs, ascending."""
-    B, T, *rest = x.shape
-    chunks = x.reshape(B, group, 2, T // (2 * group), *rest)
-    return jnp.concatenate([chunks[:, :, 0], chunks[:, ::-1, 1]], axis=1).reshape(x.shape)
-
-
-def _by_device(x, group):
-    B, T, *rest = x.shape
-    low, high = jnp.split(x.reshape(B, 2 * group, T // (2 * group), *rest), 2, axis=1)
-    return jnp.stack([low, high[:, ::-1]], axis=2).reshape(x.shape)
+    def _groups(self) -> list[list[int]]:
+        return [list(range(first, first + self.size)) for first in range(0, pieces(SEQUENCE), self.size)]

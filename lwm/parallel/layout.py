@@ -1,4 +1,4 @@
-"""The zigzag order of a sequence cut over n devices (numpy only, so that data pipelines can use it).
+"""Orders of a sequence cut over n devices (numpy only, so that data pipelines can use them).
 
 Under a causal mask later positions see more, so n contiguous shards would give the last device nearly twice
 the average work. Cut the sequence into 2n chunks instead and give device i the chunks i and 2n - 1 - i:
@@ -6,7 +6,9 @@ the average work. Cut the sequence into 2n chunks instead and give device i the 
     n = 4    chunk     0   1   2   3   4   5   6   7
              device    0   1   2   3   3   2   1   0
 
-Every device then has the same number of (query, key) pairs, and the same number in every hop of the ring.
+Every device then has the same number of (query, key) pairs, and the same number in every hop of the ring: the
+zigzag order. When documents are packed into the sequence and do not see each other, chunks differ in work
+again; then cut it into many short stripes and deal them out in turn: the striped order.
 """
 
 import numpy as np
@@ -39,3 +41,26 @@ def zigzag_order(length: int, n: int) -> np.ndarray:
 def natural_order(length: int, n: int) -> np.ndarray:
     """The inverse of `zigzag_order`: `x_zigzag[:, natural_order(T, n)]` is in natural order again."""
     return np.argsort(zigzag_order(length, n)).astype(np.int32)
+
+
+def striped_order(length: int, n: int, stripe: int) -> np.ndarray:
+    """Gather indices from natural to striped order: device i holds stripes i, n + i, 2n + i, ….
+
+    Args:
+      length: positions in the sequence, a multiple of n * stripe (any length if n is 1).
+      n: devices on the "seq" axis.
+      stripe: positions in a stripe; attention's blocks are no longer than this.
+
+    Returns:
+      int32[length], a permutation; the identity for n = 1. `np.argsort` of it leads back.
+
+    Raises:
+      ValueError: n or stripe < 1, or the stripes do not cover the length equally.
+    """
+    if n < 1 or stripe < 1:
+        raise ValueError(f"n, stripe: {n}, {stripe}; at least 1")
+    if n == 1:
+        return np.arange(length, dtype=np.int32)
+    if length % (n * stripe):
+        raise ValueError(f"length: {length} is not a multiple of {n * stripe} ({stripe} x {n} devices)")
+    return np.arange(length, dtype=np.int32).reshape(-1, n, stripe).swapaxes(0, 1).reshape(-1)

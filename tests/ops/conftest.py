@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lwm.ops.ring_attention import ring_attention
-from lwm.parallel.layout import natural_order, zigzag_order
+from lwm.parallel.layout import striped_order, zigzag_order
 
 
 @pytest.fixture
@@ -133,8 +133,10 @@ def _make(rng, B, T, N, K, H=8, ids="none", sinks=False):
 def _in_ring(mesh, arrays, segments, sinks, *, layout, **options):
     """(out, dq, dk, dv[, dsinks]) in natural order."""
     T, n = arrays[0].shape[1], mesh.shape["seq"]
-    there = zigzag_order(T, n) if layout == "zigzag" else np.arange(T)
-    back = natural_order(T, n) if layout == "zigzag" else np.arange(T)
+    there = np.arange(T)
+    if layout != "contiguous":
+        there = zigzag_order(T, n) if layout == "zigzag" else striped_order(T, n, options["stripe"])
+    back = np.argsort(there)
 
     def fn(q, k, v, sinks):
         ids = None if segments is None else segments[:, there]

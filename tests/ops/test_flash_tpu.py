@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from lwm.ops import attention, flash_tpu
+from lwm.ops import attention, flash_tpu, flash_tpu_tiles
 from lwm.ops.dropout import Dropout
-from lwm.ops.flash_tpu_tiles import Tiles
 from lwm.ops.masks import EVERYTHING, Mask
 from lwm.ops.ring_attention import ring_attention
 
@@ -63,6 +62,7 @@ CASES = {
     "frames, offsets": dict(mask=Mask(frame=48), N=2, K=1, T=256, S=384, q_start=96, k_start=17, halves=True),
     "window, some rows see nothing": dict(mask=Mask(window=40), T=384, S=384, q_start=300, k_start=100),
     "window, frames, segments": dict(mask=Mask(window=150, frame=7), T=384, S=384, segments=True, N=2),
+    "causal, GQA, one head at a time": dict(mask=Mask(), N=4, K=2, vmem=0),
     "ordered": dict(mask=Mask(causal=False, ordered=True), T=256, S=384, N=4, K=2, segments=True),
     "keys come later": dict(mask=Mask(), q_start=0, k_start=1000),
     "dropout, GQA, segments": dict(mask=Mask(), N=4, K=2, B=2, segments=True, dropout=0.3, softcap=9.0),
@@ -71,8 +71,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients(name):
+def test_values_and_gradients(name, monkeypatch):
     case = DEFAULTS | CASES[name]
+    if "vmem" in case:
+        monkeypatch.setattr(flash_tpu_tiles, "VMEM", case["vmem"])
     B, T, S = case["B"], case["T"], case["S"]
     q, k, v, dout = inputs(B, T, S, case["N"], case["K"], case["dtype"], case["size"])
     segments = (packed(B, T, 1), packed(B, S, 2)) if case["segments"] else (None, None)
@@ -125,11 +127,16 @@ def close(a, b, tolerance):
     assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(b), 1e-9)
 
 
-def test_on_simulated_tpu_memory():
-    """What a step reads was written before it, and within bounds: NaN fills memory that nobody wrote."""
-    q, k, v, dout = inputs(1, 140, 250, 2, 1, jnp.float32)
+@pytest.mark.parametrize("K", [1, 2])
+def test_on_simulated_tpu_memory(K):
+    """What a step reads was written before it, and within bounds: NaN fills memory that nobody wrote.
+
+    A copy happens as late as it may, when it is waited for, and copies must not race with each other.
+    """
+    q, k, v, dout = inputs(1, 140, 250, 2, K, jnp.float32)
     segments = packed(1, 140, 1), packed(1, 250, 2)
-    options = dict(mask=Mask(window=90), block=128, q_start=100, interpret=pltpu.InterpretParams())
+    simulated = pltpu.InterpretParams(detect_races=True, out_of_bounds_reads="raise")
+    options = dict(mask=Mask(window=90), block=128, q_start=100, interpret=simulated)
     out, lse = flash_tpu.attend_block(q, k, v, *segments, **options)
     grads = flash_tpu.attend_block_grad(q, k, v, *segments, dout, lse, jnp.sum(dout * out, -1), **options)
     reference = functools.partial(dense, mask=Mask(window=90), q_start=100)
@@ -154,7 +161,7 @@ def test_rows_and_keys_that_meet_nothing():
 @pytest.mark.parametrize("mask", [Mask(window=130), Mask()])
 def test_dead_tiles_are_neither_run_nor_fetched(mask):
     """Runs of blocks end where the mask does, and a window shortens the grid itself."""
-    tiles = Tiles(mask, 1024, 1024, 128, 128, segmented=False)
+    tiles = flash_tpu_tiles.Tiles(mask, 1024, 1024, 128, 128, segmented=False)
     _, first, count = tiles.facts((), jnp.array([0, 0]), 1, over="k")
     if mask.window:
         assert tiles.steps("k") == 4 and list(count) == [1, 2, 3, 3, 3, 3, 3, 3]
@@ -164,7 +171,7 @@ def test_dead_tiles_are_neither_run_nor_fetched(mask):
 
 
 def test_segments_shorten_runs():
-    tiles = Tiles(Mask(), 512, 512, 128, 128, segmented=True)
+    tiles = flash_tpu_tiles.Tiles(Mask(), 512, 512, 128, 128, segmented=True)
     ids = jnp.repeat(jnp.array([[1, 2, 3, 0]]), 128, axis=1)
     _, first, count, *ranges = tiles.facts((ids, ids), jnp.array([0, 0]), 1, over="k")
     assert list(first) == [0, 1, 2, 0] and list(count) == [1, 1, 1, 0]

@@ -158,3 +158,19 @@ def test_frames_of_48_over_chunks_of_32(exact, mesh_of, rng):
     for n, T, layout in ((4, 128, "contiguous"), (2, 128, "zigzag")):
         arrays, _, _ = exact.make(rng, 1, T, 2, 1)
         exact.check(mesh_of(seq=n), arrays, None, None, mask=Mask(frame=48), layout=layout, block=32)
+
+
+@pytest.mark.parametrize(
+    "n, mask, stripe, options",
+    [
+        (3, Mask(), 4, {}),
+        (4, Mask(), 6, {"bidirectional": True}),
+        (2, Mask(frame=7), 5, {"softcap": 3.0}),
+        (5, Mask(window=11), 3, {}),
+        (8, Mask(causal=False), 2, {}),
+    ],
+)
+def test_stripes(exact, mesh_of, rng, n, mask, stripe, options):
+    T = n * stripe * 3
+    inputs = exact.make(rng, 1, T, 4, 2, ids="segments", sinks=True)
+    exact.check(mesh_of(seq=n), *inputs, mask=mask, layout="striped", stripe=stripe, block=4, **options)

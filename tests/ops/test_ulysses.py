@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from lwm.ops.masks import Mask
-from lwm.ops.ulysses import gather_positions, kv_copies, scatter_positions
-from lwm.parallel.layout import zigzag_order
+from lwm.ops.ulysses import Group, kv_copies
+from lwm.parallel.layout import striped_order, zigzag_order
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,11 @@ from lwm.parallel.layout import zigzag_order
         (8, 4, (8, 2), "contiguous", {"mask": Mask(frame=7)}),
         (6, 3, (12, 2), "zigzag", {"bidirectional": True}),
         (6, 2, (6, 3), "contiguous", {"mask": Mask(window=11)}),
+        (4, 2, (4, 2), "striped", {"stripe": 4}),
     ],
 )
 def test_every_split_is_exact(exact, mesh_of, rng, n, ulysses, heads, layout, options):
-    T = 48 if layout == "zigzag" else 47
+    T = 47 if layout == "contiguous" else 48
     inputs = exact.make(rng, 2, T, *heads, ids="segments", sinks=True)
     exact.check(
         mesh_of(seq=n), *inputs, layout=layout, ulysses=ulysses, block=5, **({"mask": Mask()} | options)
@@ -34,15 +35,21 @@ def test_with_the_other_axes(exact, mesh_of, rng):
     exact.check(mesh, *inputs, mask=Mask(), layout="zigzag", ulysses=2, block=5)
 
 
-@pytest.mark.parametrize("group, layout", [(2, "zigzag"), (3, "zigzag"), (6, "zigzag"), (3, "contiguous")])
+@pytest.mark.parametrize(
+    "group, layout", [(2, "zigzag"), (3, "zigzag"), (6, "zigzag"), (3, "contiguous"), (2, "striped")]
+)
 def test_a_group_holds_what_one_device_of_a_smaller_ring_holds(mesh_of, group, layout):
-    n, T = 6, 48
-    order = zigzag_order(T, n) if layout == "zigzag" else np.arange(T)
-    smaller = zigzag_order(T, n // group) if layout == "zigzag" else np.arange(T)
+    n, T, stripe = 6, 48, 4
+    order, smaller = np.arange(T), np.arange(T)
+    if layout == "zigzag":
+        order, smaller = zigzag_order(T, n), zigzag_order(T, n // group)
+    if layout == "striped":
+        order, smaller = striped_order(T, n, stripe), striped_order(T, n // group, stripe * group)
+    exchange = Group(group, layout, stripe)
 
     def there(x, ids):
-        whole = gather_positions(x, group, layout)
-        return whole, gather_positions(ids, group, layout), scatter_positions(whole, group, layout)
+        whole = exchange.gather(x)
+        return whole, exchange.gather(ids), exchange.scatter(whole)
 
     with jax.set_mesh(mesh_of(seq=n)):
         x = np.broadcast_to(order[None, :, None, None], (1, T, 6, 1)) * 10 + np.arange(6)[:, None]

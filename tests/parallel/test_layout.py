@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwm.parallel.layout import natural_order, zigzag_order
+from lwm.parallel.layout import natural_order, striped_order, zigzag_order
 
 devices, chunks = st.integers(1, 12), st.integers(1, 9)
 
@@ -46,3 +46,14 @@ def test_local_order_is_causal_order(n, chunk):
 def test_lengths_that_cannot_be_cut(length, n):
     with pytest.raises(ValueError, match=str(n if n < 1 else length)):
         zigzag_order(length, n)
+
+
+def test_stripes_are_dealt_out_in_turn():
+    assert striped_order(12, 3, 2).tolist() == [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
+    np.testing.assert_array_equal(striped_order(7, 1, 5), np.arange(7))
+
+
+@pytest.mark.parametrize("length, n, stripe", [(12, 3, 3), (8, 0, 1), (8, 2, 0)])
+def test_stripes_that_cannot_be_cut(length, n, stripe):
+    with pytest.raises(ValueError, match="length|stripe"):
+        striped_order(length, n, stripe)
