@@ -11,8 +11,8 @@ o = 2 bytes in a travelling output for 16-bit inputs, else 4:
                       backward   (n - 1) B s K (2 H w + 8 H [dK, dV])
 
 Grouped heads weigh against the queries: they send less where T N < S K or so. What rotates needs two
-positions
-a device, for the halves that hide its first and last transfer, so a single query a device is better gathered.
+positions a device, for the halves that hide its first and last transfer; a single query a device is better
+gathered.
 """
 
 import dataclasses
