@@ -87,6 +87,10 @@ class Attention(nn.Module):
             k_BTKH = rope(k_BTKH, positions_BT, self.rope_theta)
         if cache is None:
             with jax.named_scope("ring"):
+                if segments_BT is not None:
+                    # A scan over layers computes what depends on its constants alone before the loop. Tied to
+                    # the queries segments are none; else the masks of all tiles would be, T x S bits each.
+                    q_BTNH, segments_BT = jax.lax.optimization_barrier((q_BTNH, segments_BT))
                 out_BTNH = ring_attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, block=self.block)
         else:
             with jax.named_scope("cache"):

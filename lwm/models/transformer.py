@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from lwm.models.layers import Attention, Cache, Embedding, FeedForward, Head, RMSNorm
 from lwm.models.sizes import SIZES, TransformerConfig, count_parameters
+from lwm.parallel.mesh import axis_size
 from lwm.parallel.sharding import BATCH, constrain
 
 __all__ = ["LWM", "SIZES", "TransformerConfig", "count_parameters"]
@@ -29,7 +30,8 @@ class Block(nn.Module):
     def __call__(self, carry, layer, positions_BT, segments_BT):
         x_BTD, cache = carry
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        h_BTD = RMSNorm(config.norm_eps, name="attention_norm")(x_BTD)
+        cut, whole = (_cut, _whole) if cache is None else (lambda x: x,) * 2
+        h_BTD = whole(RMSNorm(config.norm_eps, name="attention_norm")(cut(x_BTD)))
         h_BTD, cache = Attention(
             config.heads,
             config.kv_heads,
@@ -40,12 +42,28 @@ class Block(nn.Module):
             init_std=config.init_std,
             name="attention",
         )(h_BTD, positions_BT, segments_BT, cache, layer)
-        x_BTD = x_BTD + h_BTD
-        h_BTD = RMSNorm(config.norm_eps, name="ffn_norm")(x_BTD)
-        x_BTD = x_BTD + FeedForward(config.ffn, config.ffn_chunk, dtype, config.init_std, name="ffn")(h_BTD)
-        if cache is None:
-            x_BTD = constrain(x_BTD, BATCH, "seq", None)
-        return (x_BTD, cache), None
+        x_BTD = x_BTD + cut(h_BTD)
+        h_BTD = whole(RMSNorm(config.norm_eps, name="ffn_norm")(x_BTD))
+        h_BTD = FeedForward(config.ffn, config.ffn_chunk, dtype, config.init_std, name="ffn")(h_BTD)
+        return (cut(x_BTD + cut(h_BTD)), cache), None
+
+
+def _whole(x_BTD):
+    """Every device of "tensor" has the whole width: what a product needs."""
+    return constrain(x_BTD, BATCH, "seq", None)
+
+
+def _cut(x_BTD):
+    """The width is cut over "tensor", as what is kept between layers has to be: 64 GiB for 32 layers of 7B
+    and 262 144 positions a device, if it were whole on each of them.
+
+    The sum over "tensor" after a product and the copy before the next become a reduce-scatter and an
+    all-gather, which send no more than the all-reduce that they replace ("Reducing Activation Recomputation
+    in Large Transformer Models", 2205.05198, section 4.2.2, there along positions). A width that "tensor"
+    does not divide stays whole.
+    """
+    divides = x_BTD.shape[-1] % axis_size("tensor") == 0
+    return constrain(x_BTD, BATCH, "seq", "tensor" if divides else None)
 
 
 def _policy(name: str):
@@ -93,7 +111,7 @@ class Decoder(nn.Module):
     def trunk(self, x_BTD, positions_BT, segments_BT=None, cache=None):
         """Blocks and final norm: hidden_BTD, and the cache with T more tokens if one is given."""
         if cache is None:
-            x_BTD = constrain(x_BTD, BATCH, "seq", None)
+            x_BTD = _cut(x_BTD)
         layers_L = jnp.arange(self.config.layers)
         (x_BTD, cache), _ = self.layers((x_BTD, cache), layers_L, positions_BT, segments_BT)
         return self.final_norm(x_BTD), cache

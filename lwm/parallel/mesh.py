@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh
 
 from lwm.errors import UserError
@@ -62,7 +63,11 @@ def make_mesh(
             f"mesh.{field}: {sizes[field]}, but {shape} does not fit {len(devices)} devices; {fix}"
         )
     kinds = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes[name] for name in AXES), AXES, axis_types=kinds, devices=devices)
+    # On a TPU torus of 8 x 8 x 8, tensor=16 and seq=4 have to share a physical axis.
+    arranged = create_device_mesh(
+        tuple(sizes[name] for name in AXES), devices, allow_split_physical_axes=True
+    )
+    return Mesh(arranged, AXES, axis_types=kinds)
 
 
 def axis_size(name: str) -> int:

@@ -21,12 +21,13 @@ from lwm.training.held_out import HeldOut
 from lwm.training.interrupts import Interrupts
 from lwm.training.metrics import MetricsLog
 from lwm.training.plan import Plan, check_space, make_plan
+from lwm.training.program import train_step
 from lwm.training.progress import Report
 from lwm.training.recorder import Recorder
 from lwm.training.schema import suggest
 from lwm.training.stages import Stage
 from lwm.training.state import TrainState
-from lwm.training.step import make_eval_step, make_train_step
+from lwm.training.step import make_eval_step
 from lwm.training.workdir import check_workdir, write_config
 
 
@@ -159,15 +160,13 @@ def _train_from(
 ) -> int:
     """Takes steps until the stage ends or somebody ends it; the last step, which is saved."""
     stage = plan.stage
-    train_step = make_train_step(
-        plan.model, plan.optimizer, accumulate=stage.accumulate, schedule=plan.schedule
-    )
+    step_of_stage = train_step(plan)
     compiled, waiting, stopping = None, None, False
     while step < stage.steps and not stopping:
         fed = next(feed)
         if compiled is None:
             began = time.monotonic()
-            compiled = train_step.lower(state, fed.batch).compile()
+            compiled = step_of_stage.lower(state, fed.batch).compile()
             recorder.start(step, compiled_in=time.monotonic() - began)
         with jax.transfer_guard("disallow"):
             state, metrics = compiled(state, fed.batch)

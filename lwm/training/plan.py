@@ -13,13 +13,12 @@ from etils import epath
 from jax.sharding import Mesh
 
 from lwm.errors import UserError
-from lwm.parallel import sharding
-from lwm.parallel.mesh import make_mesh
 from lwm.training import inputs
 from lwm.training.experiment import Experiment
-from lwm.training.optimizers import Schedule, make_optimizer, make_schedule
-from lwm.training.stages import Stage, resolve_mesh
-from lwm.training.state import TrainState, state_shapes
+from lwm.training.optimizers import Schedule
+from lwm.training.program import make_program
+from lwm.training.stages import Stage
+from lwm.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,24 +61,16 @@ def make_plan(
     stages = list(experiment.stages.values())
     stage = stages[index]
     where = f"config.stages.{stage.name}"
-    mesh = make_mesh(**resolve_mesh(stage, jax.device_count()))
-    model = build_model(stage)
-    inputs.check_data(stage, manifest, model.config)
-    rate = {
-        name: getattr(stage, name)
-        for name in ("learning_rate", "end_learning_rate", "warmup_steps", "schedule", "steps")
-    }
-    optimizer = make_optimizer(**rate, **dataclasses.asdict(experiment.optimizer))
-    batch = inputs.batch_shapes(stage, manifest.get("resolution") or 0)
+    program = make_program(experiment, stage, build_model, jax.devices())
+    inputs.check_data(stage, manifest, program.model.config)
     try:
-        batch_shardings = sharding.batch_shardings(batch, mesh)
-        rows = inputs.host_rows(mesh, stage.rows)
-        state = state_shapes(model, optimizer, batch, mesh)
+        rows = inputs.host_rows(program.mesh, stage.rows)
     except ValueError as error:
         raise UserError(
-            f"{where}.mesh: {dict(mesh.shape)} does not fit: {error}; change it or config.model"
+            f"{where}.mesh: {dict(program.mesh.shape)} does not fit: {error}; change it or config.model"
         ) from error
-    stream = functools.partial(open_batches, stage, experiment.data.path, ring=mesh.shape["seq"], rows=rows)
+    ring = program.mesh.shape["seq"]
+    stream = functools.partial(open_batches, stage, experiment.data.path, ring=ring, rows=rows)
     try:
         for split in ("train", "heldout") if stage.eval_every else ("train",):
             stream(split=split, seed=experiment.seed)
@@ -87,16 +78,9 @@ def make_plan(
         raise UserError(f"{where}.{error}") from error
     return Plan(
         index=index,
-        stage=stage,
         units_before=sum(before.steps * before.batch_units for before in stages[:index]),
-        model=model,
-        mesh=mesh,
-        optimizer=optimizer,
-        schedule=make_schedule(**rate),
-        batch=batch,
-        batch_shardings=batch_shardings,
         stream=stream,
-        state=state,
+        **vars(program),
     )
 
 

@@ -148,6 +148,35 @@ def check_growth(stages: list[Stage]) -> None:
                 )
 
 
+def choose_stage(stages: dict[str, Stage], name: str) -> Stage:
+    """The stage of that name; "" means the only one.
+
+    Raises:
+      UserError: there is no such stage, or there are several to choose from.
+    """
+    if not name and len(stages) == 1:
+        return next(iter(stages.values()))
+    if name not in stages:
+        raise UserError(f"stage: {name!r} is no stage; {suggest(name, stages)}")
+    return stages[name]
+
+
+def parse_axes(stage: Stage, text: str) -> Stage:
+    """The stage on another mesh, "data=1,fsdp=4"; axes that are not named have one device.
+
+    Raises:
+      UserError: an unknown axis or a size that is no whole number.
+    """
+    axes = {}
+    for item in text.split(","):
+        axis, _, size = item.partition("=")
+        known = [field.name for field in dataclasses.fields(Axes)]
+        if axis not in known or axis in axes or not re.fullmatch(r"-?\d+", size):
+            raise UserError(f"mesh: {item!r} is no size of an axis; write {'=1,'.join(known)}=1")
+        axes[axis] = int(size)
+    return dataclasses.replace(stage, mesh=Axes(**axes))
+
+
 def resolve_mesh(stage: Stage, devices: int) -> dict[str, int]:
     """Sizes of the four axes on so many devices, with -1 filled in; checks that they divide the batch.
 

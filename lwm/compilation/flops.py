@@ -1,0 +1,107 @@
+"""FLOPs of a training step by formula, and the least that has to lie in the memory of a device."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from lwm.training.program import Program
+
+
+class Flops(NamedTuple):
+    """Of one optimizer step, on all devices together.
+
+    Attributes:
+      products: 6 · tokens · parameters of matrix products, the embeddings left out as they are only read.
+      attention: 6 · layers · T² · N · H for each sequence: scores and values are 2 · 2 · T² · N · H forward,
+        half of it under a causal mask, and three times that with the backward pass. Packed documents need
+        less; this counts sequences as whole.
+      again: what rematerialisation computes twice.
+    """
+
+    products: float
+    attention: float
+    again: float
+
+    @property
+    def model(self) -> float:
+        """What MFU counts ("PaLM", 2204.02311, appendix B): no rematerialisation."""
+        return self.products + self.attention
+
+    @property
+    def executed(self) -> float:
+        return self.model + self.again
+
+
+def train_flops(program: Program) -> Flops | None:
+    """Of a language model; None for a model that has no formula here (the VQGAN)."""
+    config, stage = program.model.config, program.stage
+    if not hasattr(config, "kv_heads"):
+        return None
+    tokens, T = stage.rows * stage.context_length, stage.context_length
+    D, F, L = config.width, config.ffn, config.layers
+    N, K, H = config.heads, config.kv_heads, config.head_dim
+    layers = L * (2 * D * H * (N + K) + 3 * D * F)
+    heads = D * (
+        config.vocab_size * (config.text_weight > 0) + config.vision_vocab_size * (config.vision_weight > 0)
+    )
+    attention = 6.0 * L * T * T * N * H * stage.rows
+    again = 0.0
+    if config.remat != "none":
+        kept = config.remat.startswith("attention")
+        again += 2.0 * tokens * layers + (0 if kept else attention / 3)
+    if config.loss_chunk:
+        again += 2.0 * tokens * heads
+    return Flops(6.0 * tokens * (layers + heads), attention, again)
+
+
+def parameters(program: Program) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
+
+
+def held(tree: Any) -> int:
+    """Bytes of one device of a tree of `ShapeDtypeStruct`s with shardings; keys are not counted."""
+
+    def one(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return 0
+        return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(map(one, jax.tree.leaves(tree)))
+
+
+def parts(program: Program) -> list[tuple[str, float, str]]:
+    """(what, bytes on a device, what makes it smaller) of what a step has to hold, the largest first.
+
+    From shapes alone, so that it can be said of a step that the compiler refuses.
+    """
+    found = [
+        ("parameters and moments", held(program.state), "more devices on fsdp, seq and tensor together"),
+        ("gradients", held(program.state.params), "more devices on fsdp, seq and tensor together"),
+    ]
+    config, stage, mesh = program.model.config, program.stage, program.mesh.shape
+    if not hasattr(config, "kv_heads"):
+        return sorted(found, key=lambda part: -part[1])
+    rows = stage.rows / (mesh["data"] * mesh["fsdp"] * stage.accumulate)
+    tokens, tensor = rows * stage.context_length / mesh["seq"], mesh["tensor"]
+    width = 2 if config.dtype == "bfloat16" else 4
+    cut = tensor if config.width % tensor == 0 else 1
+    fewer = "accumulate=2 or more" if rows > 1 else "a larger seq"
+    layer = tokens * config.width / cut * width
+    found.append((f"inputs of {config.layers} layers", config.layers * layer, f"{fewer}, or remat='offload'"))
+    if config.remat == "none":
+        inner = tokens * (4 * config.heads * config.head_dim + 3 * config.ffn) / tensor * width
+        found.append(("what layers keep", config.layers * inner, "remat='nothing_saveable'"))
+    if config.remat == "attention_saveable":
+        more = tokens * config.heads * config.head_dim / tensor * width * config.layers
+        found.append(("results of attention", more, "remat='nothing_saveable'"))
+    ways = (mesh["fsdp"] * mesh["seq"]) if mesh["fsdp"] * mesh["seq"] > 1 else 0
+    one = config.width * (2 * config.head_dim * (config.heads + config.kv_heads) + 3 * config.ffn)
+    found.append(("weights of one layer, gathered", 2 * one / tensor * width * bool(ways), "a larger tensor"))
+    found.append(("activations of one layer", 8 * tokens * config.width * width, fewer))
+    hidden = min((config.ffn_chunk or tokens) * rows, tokens) * 3 * config.ffn / tensor * width
+    found.append(("hidden of the feed-forward layer", hidden, "ffn_chunk=1024"))
+    words = max(config.vocab_size, config.vision_vocab_size)
+    logits = min((config.loss_chunk or tokens) * rows, tokens) * words / tensor * 8
+    found.append(("logits and their gradients", logits, "loss_chunk=1024"))
+    return sorted(found, key=lambda part: -part[1])
