@@ -29,7 +29,8 @@ CORE = [
 ]
 
 EXTRAS = {
-    "tpu": ["jax[tpu]>=0.10.0"],
+    # Pinned: lwm.compile reads what this compiler writes, and a newer libtpu fails to print its modules.
+    "tpu": ["jax[tpu]==0.10.2", "libtpu==0.0.42.1"],
     "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
     "notebooks": ["jupyterlab>=4.0", "matplotlib>=3.9", "nbclient>=0.10"],
     "benchmarks": ["torch>=2.5", "transformers>=4.48"],

@@ -32,8 +32,10 @@ MAY_IMPORT = {
         "lwm.errors lwm.ops lwm.parallel lwm.models lwm.data lwm.generation lwm.evaluation"
     ),
 }
+MAY_IMPORT["compilation"] = "jax lwm.errors lwm.ops lwm.parallel lwm.models lwm.training"
 # The top-level files that are no verbs.
 MAY_IMPORT |= {"__init__": "", "errors": "", "launcher": "absl jax lwm.errors"}
+MAY_IMPORT |= {"config_flag": "absl ml_collections lwm.errors"}
 CONFIGS_MAY_IMPORT = "ml_collections experiments lwm.models.sizes"
 
 
@@ -118,7 +120,7 @@ def test_help_of_a_verb_shows_its_flags_and_needs_no_jax(verb):
         "heavy = {'jax', 'flax', 'tensorflow_datasets', 'grain', 'orbax'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    assert "--" in out and "workdir" in out + "workdir" * (verb == "prepare")
+    assert "--" in out and "workdir" in out + "workdir" * (verb in ("prepare", "compile"))
 
 
 def run(code: str) -> str:

@@ -27,7 +27,7 @@ def row(result: Result) -> dict[str, str | float]:
         "available_gib": round(result.available / GIB, 3),
         "arguments_gib": round(result.arguments / GIB, 3),
         "temporaries_gib": round(result.temporaries / GIB, 3),
-        "peak_gib": round(result.peak / GIB, 3),
+        "peak_gib": round(result.needed / GIB, 3) if result.fits else "",
         "host_gib": round(result.host / GIB, 3),
         "parameters": result.parameters,
         "model_flops": result.flops.model if result.flops else "",
@@ -62,7 +62,7 @@ def _memory(result: Result) -> list[str]:
     lines = [
         f"FITS: {_gib(result.needed)} of {_gib(result.available)} a device, {_gib(room)} to spare",
         f"  arguments    {_gib(result.arguments)}",
-        f"  temporaries  {_gib(result.temporaries)}  (alive at once, with arguments: {_gib(result.peak)})",
+        f"  temporaries  {_gib(result.temporaries)}  as the compiler adds them up",
     ]
     if result.host:
         lines.append(f"  on the host  {_gib(result.host)}")

@@ -24,9 +24,9 @@ class Result:
     """What is known of one step on one pod; bytes and bounds are those of one device.
 
     Attributes:
-      fits: whether the compiler found room. needed: arguments, results that are no arguments, temporaries and
-        code; if it does not fit, the temporaries that the compiler asks for. available: what there is.
-      peak: the most that is alive at one moment, by the compiler; less than is needed, as memory has gaps.
+      fits: whether the compiler found room. needed: the most that is alive at one moment, by the compiler; if
+        it does not fit, the temporaries that it asks for. available: what there is.
+      temporaries: as the compiler adds them up; more than is alive at once, sometimes more than there is.
       xla_flops: the compiler's count, with the body of every loop counted once and no look inside kernels.
       large: (bytes, shape, where) of the largest arrays. estimate: see `flops.parts`.
     """
@@ -36,7 +36,6 @@ class Result:
     fits: bool
     needed: int
     available: int
-    peak: int
     arguments: int
     outputs: int
     temporaries: int
@@ -101,13 +100,7 @@ def _result(
     flops, memory, module = train_flops(program), None, None
     if compiled is not None:
         memory, module = compiled.memory_analysis(), Module(compiled.as_text())
-        needed = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-            + memory.temp_size_in_bytes
-            + memory.generated_code_size_in_bytes
-        )
+        needed = memory.peak_memory_in_bytes
     found = collectives(module) if module else []
     limit = None
     if memory:
@@ -121,7 +114,6 @@ def _result(
         fits=memory is not None,
         needed=needed,
         available=available or pod.usable,
-        peak=memory.peak_memory_in_bytes if memory else 0,
         arguments=memory.argument_size_in_bytes if memory else held(program.state),
         outputs=memory.output_size_in_bytes if memory else 0,
         temporaries=memory.temp_size_in_bytes if memory else 0,

@@ -8,7 +8,13 @@ import dataclasses
 from lwm.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
-REMAT_POLICIES = ("none", "nothing_saveable", "attention_saveable", "dots_with_no_batch_dims_saveable")
+REMAT_POLICIES = (
+    "none",
+    "nothing_saveable",
+    "attention_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "offload",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +31,7 @@ class TransformerConfig:
         dtype: type of activations and of the products; parameters are always float32.
         remat: what a layer keeps for its backward pass beside its input: "none" (no rematerialisation) keeps
             everything; "attention_saveable" keeps the result of attention, one more BTD a layer, so that no
-            ring runs twice.
+            ring runs twice; "offload" keeps nothing and moves the inputs of layers to the memory of the host.
         scan: compile one layer and loop over it; False unrolls the same layers (the parameters are the same).
         ffn_chunk, loss_chunk: tokens of a device that meet the feed-forward layer and the heads at a time;
             0 = all of them.

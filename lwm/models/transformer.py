@@ -8,6 +8,7 @@ on one device. Sequences on a mesh with "seq" > 1 are in zigzag order (see paral
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from lwm.models.layers import Attention, Cache, Embedding, FeedForward, Head, RMSNorm
@@ -29,6 +30,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, carry, layer, positions_BT, segments_BT):
         x_BTD, cache = carry
+        x_BTD = checkpoint_name(x_BTD, "layer_input")
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         cut, whole = (_cut, _whole) if cache is None else (lambda x: x,) * 2
         h_BTD = whole(RMSNorm(config.norm_eps, name="attention_norm")(cut(x_BTD)))
@@ -69,6 +71,13 @@ def _cut(x_BTD):
 def _policy(name: str):
     if name == "attention_saveable":
         return jax.checkpoint_policies.save_only_these_names("attention_out", "attention_lse")
+    if name == "offload":
+        return jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=["layer_input"],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
     return getattr(jax.checkpoint_policies, name)
 
 
