@@ -11,6 +11,7 @@ case ${1:-} in
 esac
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 python=.venv/bin/python
+export JAX_PLATFORMS=cpu # also where the tests have installed the TPU compiler
 log=$work/steps.jsonl
 count=0
 skipped=0

@@ -10,6 +10,10 @@ if [[ ${1:-} == --slow ]]; then
   shift
   set -- -m "slow or not slow" "$@"
 fi
-environment test
+extras=test
+if [[ $(uname -sm) == "Linux x86_64" ]]; then
+  extras=test,tpu # the TPU compiler runs there without a TPU
+fi
+environment "$extras"
 .venv/bin/ruff check .
 exec .venv/bin/python -m pytest -n 2 -q "$@" </dev/null
