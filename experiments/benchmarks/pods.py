@@ -138,6 +138,8 @@ def main() -> None:
     rows = list(csv.DictReader(path.open())) if path.exists() else []
     done = {row["command"] for row in rows}
     versions = " ".join(f"{name}=={importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    versions += f" commit {head.stdout.strip() or 'unknown'}"
     for sweep in chosen.only.split(","):
         for command in SWEEPS[sweep]():
             late = time.monotonic() - began > chosen.minutes * 60
