@@ -227,7 +227,7 @@ def attend_block_grad(
         weights, dscores = (weights * kept).astype(q.dtype), dscores.astype(q.dtype)
         dq_BKHT = _product("BKHS,BKST->BKHT", k[j].swapaxes(-1, -2), dscores)
         return (
-            dq.at[i].add(dq_BKHT),
+            dq + dq_BKHT,
             dk + _product("BKST,BKTH->BKSH", dscores, q[i]),
             dv + _product("BKST,BKTH->BKSH", weights, dout[i]),
         )

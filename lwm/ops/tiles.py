@@ -92,17 +92,26 @@ class Tiles:
         return lax.fori_loop(*bounds, lambda j, carry: self._meet(i, j, None, visit, carry), carry)
 
     def over_queries(self, j, visit, carry):
-        """`carry` after the live tiles of block j of keys; as `over_keys`."""
+        """`carry` after the live tiles of block j of keys; as `over_keys`.
+
+        carry: first an array of all blocks of queries, then anything. A visit is given, and gives back, block
+        i of it: branches that were handed the whole would copy it at every tile.
+        """
+
+        def meet(i, masked, carry):
+            blocks, *rest = carry
+            block, *rest = self._meet(i, j, masked, visit, (blocks[i], *rest))
+            return blocks.at[i].set(block), *rest
+
         if self._aligned:
-            carry = self._meet(j, j, True, visit, carry)
-            return lax.fori_loop(
-                j + 1, self.q_count, lambda i, carry: self._meet(i, j, False, visit, carry), carry
-            )
+            carry = meet(j, True, carry)
+            return lax.fori_loop(j + 1, self.q_count, lambda i, carry: meet(i, False, carry), carry)
         if self.mask.everything:
-            return self._sweep_queries(j, visit, carry)
+            masked = None if self._filled else False
+            return lax.fori_loop(0, self.q_count, lambda i, carry: meet(i, masked, carry), carry)
         first, last = self.mask.queries_of(*self._k_range(j))
         bounds = self._blocks(first, last, self.q_start, self.q_size, self.q_count)
-        return lax.fori_loop(*bounds, lambda i, carry: self._meet(i, j, None, visit, carry), carry)
+        return lax.fori_loop(*bounds, lambda i, carry: meet(i, None, carry), carry)
 
     def hide(self, scores: jax.Array, i, j, keys_first: bool = False) -> jax.Array:
         """Sets scores that must not be seen to -inf: [B, K, G * q_size, k_size], or its transpose."""
@@ -154,10 +163,6 @@ class Tiles:
         whole = self.k_count - self._filled
         carry = lax.fori_loop(0, whole, lambda j, carry: self._meet(i, j, False, visit, carry), carry)
         return self._meet(i, whole, True, visit, carry) if self._filled else carry
-
-    def _sweep_queries(self, j, visit, carry):
-        masked = None if self._filled else False
-        return lax.fori_loop(0, self.q_count, lambda i, carry: self._meet(i, j, masked, visit, carry), carry)
 
     def _meet(self, i, j, masked: bool | None, visit, carry):
         """Visits a tile that is partial (True), whole (False) or either (None) by its positions."""
