@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 PANELS = (
     ("seconds_forward", "seconds forward"),
     ("seconds_both", "seconds forward + backward"),
-    ("temporaries_both_mib", "MiB of temporaries, forward + backward"),
+    ("temporaries_both_mib", "MiB of temporaries on a device, forward + backward"),
 )
 OURS, OTHERS = "#c8452d", "#8795a5"
 
@@ -22,7 +22,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
     """Writes the picture of the rows of the table, all cells text; an empty one has no bar."""
     questions = {}
     for row in rows:
-        title = f"case {row['case']}: {int(row['tokens']):,} tokens, {row['devices']} device(s)"
+        title = f"case {row['case']}: {int(row['tokens']):,} tokens, seq={row['devices']}"
         questions.setdefault((row["case"], int(row["tokens"]), row["command"], title), []).append(row)
     questions = sorted(questions.items())
     if not questions:
@@ -40,6 +40,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
             axis.invert_yaxis()
             axis.set_title(f"{title}\n{what}" if index == 0 else what, fontsize=9, loc="left")
             axis.tick_params(labelsize=8, length=0)
+            axis.locator_params(axis="x", nbins=5)
             axis.spines[["top", "right"]].set_visible(False)
             axis.set_xlim(0, max(values) * 1.18 or 1)
             for number, (row, value) in enumerate(zip(found, values, strict=True)):

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lwm.ops.axes import SEQUENCE, pieces
-from lwm.ops.balance import executed_tiles, ideal_tiles
+from lwm.ops.balance import executed_tiles
 from lwm.ops.masks import CAUSAL
 from lwm.ops.meetings import Shards
 from lwm.ops.ring_attention import ring_attention
@@ -49,13 +49,15 @@ class Contender:
 
     def balance(self, length: int, n: int) -> float:
         """Tiles executed on the busiest of n devices over those with anything visible, shared equally."""
-        run = length // (2 * n if self.layout == "zigzag" and n > 1 else n)
-        block = min(self.chunk or TILE, run)  # in the same tiles as the ideal
-        ideal = ideal_tiles(length, n, CAUSAL, block=block)
-        if not self.chunk:
-            return (-(-length // block)) ** 2 / n / ideal
-        shards = Shards(n, length // n, self.layout, CAUSAL)
-        return float(executed_tiles(shards, block=block).sum(axis=1).max() / ideal)
+        zigzag = self.layout == "zigzag" and n > 1
+        block = min(self.chunk or TILE, length // (2 * n if zigzag else n))
+        count = length // block
+        fair = count * (count + 1) / 2 / n
+        if zigzag:
+            shards = Shards(n, length // n, self.layout, CAUSAL)
+            return float(executed_tiles(shards, block=block).sum(axis=1).max()) / fair
+        share = count // n  # rows of tiles; the last device has the longest
+        return (sum(range(count - share + 1, count + 1)) if self.chunk else share * count) / fair
 
 
 def contenders(block: int, chunks: Sequence[int], devices: int) -> list[Contender]:
