@@ -35,6 +35,7 @@ def start(asked: dict, process: int, port: int):
     if asked["pod"]:
         from lwm.compilation.topology import open_pod
 
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing here holds a TPU: it only compiles
         return open_pod(asked["pod"]).devices
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", asked["devices"] // asked["processes"])
