@@ -187,7 +187,7 @@ def measure(asked: dict, devices, process: int) -> list[dict]:
             row["note"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         if timed and ((number, "both") in programs or contender.stand_in):
             row |= case.errors(contender)
-        if length > contender.longest and not row["note"]:
+        if timed and length > contender.longest and not row["note"]:
             row["note"] = f"compiled only beyond {contender.longest} tokens"
         if not timed or length > contender.longest:
             programs = {key: program for key, program in programs.items() if key[0] != number}
