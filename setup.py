@@ -33,6 +33,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]==0.10.2", "libtpu==0.0.42.1"],
     "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
     "notebooks": ["jupyterlab>=4.0", "matplotlib>=3.9", "nbclient>=0.10"],
+    "scoreboard": ["matplotlib>=3.9", "ringattention==0.1.2"],
     "benchmarks": ["torch>=2.5", "transformers>=4.48"],
 }
 

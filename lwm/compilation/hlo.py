@@ -109,8 +109,9 @@ class Module:
             first = {index: value for index, value in enumerate(values) if value is not None}
         condition = self.table(loop.called("condition"))
         root = next(own for own in condition.values() if own.root)
-        trips = None
-        if root.opcode == "compare" and "direction=LT" in root.text:
+        told = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.text)
+        trips = int(told[1]) if told else None
+        if not told and root.opcode == "compare" and "direction=LT" in root.text:
             counter, limit = (condition[name] for name in root.operands)
             low = first.get(_index(counter)) if counter.opcode == "get-tuple-element" else None
             high = self._number(limit.name, loop.called("condition"), first)

@@ -78,6 +78,16 @@ def test_collectives_of_a_module_with_a_loop():
     assert all(own.certain for own in found.values())
 
 
+def test_a_loop_whose_length_is_told_needs_no_reading_of_its_condition():
+    # As the CPU compiler writes it: the comparison is in a fusion.
+    text = TEXT.replace("compare(%j, %limit), direction=LT", "fusion(%j, %limit), kind=kLoop, calls=%add")
+    unknown = {own.name: own for own in collectives(Module(text))}
+    assert (unknown["send"].times, unknown["send"].certain) == (1, False)
+    told = 'body=%body, backend_config={"known_trip_count":{"n":"5"}}'
+    known = {own.name: own for own in collectives(Module(text.replace("body=%body", told)))}
+    assert (known["send"].times, known["send"].certain) == (5, True)
+
+
 def test_loop_of_unknown_length_counts_once_and_says_so():
     text = TEXT.replace("%seven = s32[]{:T(128)} constant(7)", "%seven = s32[]{:T(128)} add(%begin, %begin)")
     found = {own.name: own for own in collectives(Module(text))}
