@@ -9,6 +9,7 @@ whether the step fits, where its memory goes, its FLOPs, every collective and a 
 if it does not fit. Any field of the config can be set by --config.FIELD=VALUE.
 """
 
+import dataclasses
 import json
 import sys
 
@@ -38,8 +39,6 @@ def main() -> None:
     stage = choose_stage(experiment.stages, STAGE.value)
     if MESH.value:
         stage = parse_axes(stage, MESH.value)
-    import dataclasses
-
     from lwm.compilation.report import row, table
     from lwm.compilation.step import compile_step
     from lwm.compilation.topology import open_pod

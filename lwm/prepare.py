@@ -27,7 +27,7 @@ VIEWS = flags.DEFINE_integer(
     "views", 1, "Versions of each training picture: itself, the others random crops.", lower_bound=1
 )
 VQGAN = flags.DEFINE_string("vqgan", None, "Workdir of the VQGAN that encodes the pictures.")
-SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents.")
+SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents and the crops of --views.")
 
 
 def load_encoder(workdir: str):

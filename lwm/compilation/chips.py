@@ -4,9 +4,10 @@ Sources: peak FLOPs, HBM and ICI of v5e, v5p, v6e and TPU7x from the Cloud TPU d
 (197 TFLOPs, 16 GB at 819 GB/s, 400 GB/s of ICI both ways over 4 ports), "TPU v5p" and "TPU7x" (459, 918 and
 2307 TFLOPs; 2765, 1638 and 7380 GB/s; 1200, 800 and 1200 GB/s of ICI both ways); of v3 and v4 from its pages
 "TPU v3" (123 TFLOPs, 900 GB/s) and "TPU v4" (275 TFLOPs, 1200 GB/s), their links from table 4 of "TPU v4: An
-Optically Reconfigurable Supercomputer" (2304.01433): 4 of 70 GB/s and 6 of 50 GB/s. The documentation gives
-ICI per chip and both ways, a link one way is that over twice the ports. What a program may use of the memory
-is what the compiler of libtpu 0.0.42.1 names when it refuses one.
+Optically Reconfigurable Supercomputer" (2304.01433): 4 of 70 GB/s and 6 of 50 GB/s. What is said here of v3
+and v4 was written from memory and has not been looked up again. The documentation gives ICI per chip and both
+ways, a link one way is that over twice the ports. What a program may use of the memory is what the compiler
+of libtpu 0.0.42.1 names when it refuses one.
 """
 
 from typing import NamedTuple

@@ -97,15 +97,14 @@ def out_of_memory(message: str) -> tuple[int, int]:
 def _result(
     pod: Pod, program: Program, compiled: Any, needed: int, available: int, times: dict[str, float]
 ) -> Result:
-    flops, memory, module = train_flops(program), None, None
+    flops, memory, module, xla = train_flops(program), None, None, 0.0
     if compiled is not None:
         memory, module = compiled.memory_analysis(), Module(compiled.as_text())
-        needed = memory.peak_memory_in_bytes
+        needed, xla = memory.peak_memory_in_bytes, compiled.cost_analysis().get("flops", 0.0)
     found = collectives(module) if module else []
     limit = None
     if memory:
         traffic = memory.argument_size_in_bytes + memory.output_size_in_bytes + 2 * memory.temp_size_in_bytes
-        xla = compiled.cost_analysis().get("flops", 0.0)
         own = flops.executed / len(pod.devices) if flops else xla
         limit = bound(pod.chip, pod.cores, own, traffic, found)
     return Result(
@@ -120,7 +119,7 @@ def _result(
         host=memory.host_temp_size_in_bytes if memory else 0,
         parameters=parameters(program),
         flops=flops,
-        xla_flops=compiled.cost_analysis().get("flops", 0.0) if compiled is not None else 0.0,
+        xla_flops=xla,
         found=found,
         bound=limit,
         large=largest(module, 6) if module else [],

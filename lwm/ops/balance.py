@@ -55,9 +55,7 @@ def _count(shards, meeting: Meeting, q_segments, k_segments, block):
     k_count, k_size = shards.stripes.cut(keys.length, block)
     q_first, q_last = _edges(shards, queries, q_count, q_size)
     k_first, k_last = _edges(shards, keys, k_count, k_size)
-    dead = np.broadcast_to(
-        mask.dead(q_first[:, None], q_last[:, None], k_first, k_last), (q_count, k_count)
-    )
+    dead = np.broadcast_to(mask.dead(q_first[:, None], q_last[:, None], k_first, k_last), (q_count, k_count))
     if q_segments is not None:
         q_low, q_high = _spans(q_segments, queries, q_count, q_size)
         k_low, k_high = _spans(k_segments, keys, k_count, k_size)

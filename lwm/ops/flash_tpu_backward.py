@@ -8,7 +8,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -25,22 +24,8 @@ def backward_q(q, k, v, ids, dout, lse, delta, dq, facts, tiles: Tiles, *, cost,
       dout: as q; lse, delta: float32[B, M, G, 1, T].
       facts: `tiles.facts(…, over="k")`.
     """
-    (B, M, G, _, H), share = q.shape, q.shape[1] // k.shape[1]
-    q_size, k_size = tiles.q_size, tiles.k_size
-
-    def at(b, i, jj, facts):
-        block = b * tiles.q_count + i
-        return run_block(facts[1][block], facts[2][block], jj)
-
-    rows, row = q_specs(G, H, q_size)
-    keys = pl.BlockSpec(
-        (None, None, k_size, H),
-        lambda b, m, i, jj, *facts: (b, lax.div(m, share), at(b, i, jj, facts) + facts[0][3], 0),
-    )
-    id_specs = (
-        pl.BlockSpec((None, 1, q_size), lambda b, m, i, jj, *facts: (b, 0, i)),
-        pl.BlockSpec((None, 1, k_size), lambda b, m, i, jj, *facts: (b, 0, at(b, i, jj, facts))),
-    )
+    B, M, G, _, H = q.shape
+    rows, row, keys, id_specs = q_specs(q.shape, k.shape, tiles)
     return pl.pallas_call(
         functools.partial(_q_kernel, tiles),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -48,7 +33,7 @@ def backward_q(q, k, v, ids, dout, lse, delta, dq, facts, tiles: Tiles, *, cost,
             grid=(B, M, tiles.q_count, tiles.steps("k")),
             in_specs=[rows, keys, keys, *id_specs[: len(ids)], rows, row, row, rows],
             out_specs=rows,
-            scratch_shapes=[pltpu.VMEM((G, H, q_size), jnp.float32)],
+            scratch_shapes=[pltpu.VMEM((G, H, tiles.q_size), jnp.float32)],
         ),
         out_shape=jax.ShapeDtypeStruct(q.shape, jnp.float32),
         input_output_aliases={len(facts) + 3 + len(ids) + 3: 0},

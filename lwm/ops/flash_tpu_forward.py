@@ -30,22 +30,8 @@ def forward(q, k, v, ids, part, facts, tiles: Tiles, *, cost, interpret):
     Returns:
       out and lse, as those of `part`.
     """
-    (B, M, G, T, H), share = q.shape, q.shape[1] // k.shape[1]
-    q_size, k_size = tiles.q_size, tiles.k_size
-
-    def at(b, i, jj, facts):
-        block = b * tiles.q_count + i
-        return run_block(facts[1][block], facts[2][block], jj)
-
-    rows, row = q_specs(G, H, q_size)
-    keys = pl.BlockSpec(
-        (None, None, k_size, H),
-        lambda b, m, i, jj, *facts: (b, lax.div(m, share), at(b, i, jj, facts) + facts[0][3], 0),
-    )
-    id_specs = (
-        pl.BlockSpec((None, 1, q_size), lambda b, m, i, jj, *facts: (b, 0, i)),
-        pl.BlockSpec((None, 1, k_size), lambda b, m, i, jj, *facts: (b, 0, at(b, i, jj, facts))),
-    )
+    B, M, G, T, H = q.shape
+    rows, row, keys, id_specs = q_specs(q.shape, k.shape, tiles)
     first_part = len(facts) + 3 + len(ids)
     return pl.pallas_call(
         functools.partial(_kernel, tiles),
@@ -55,9 +41,9 @@ def forward(q, k, v, ids, part, facts, tiles: Tiles, *, cost, interpret):
             in_specs=[rows, keys, keys, *id_specs[: len(ids)], *((rows, row) if part else ())],
             out_specs=[rows, row],
             scratch_shapes=[
-                pltpu.VMEM((G, H, q_size), jnp.float32),
-                pltpu.VMEM((G, 1, q_size), jnp.float32),
-                pltpu.VMEM((G, 1, q_size), jnp.float32),
+                pltpu.VMEM((G, H, tiles.q_size), jnp.float32),
+                pltpu.VMEM((G, 1, tiles.q_size), jnp.float32),
+                pltpu.VMEM((G, 1, tiles.q_size), jnp.float32),
             ],
         ),
         out_shape=[
@@ -122,12 +108,29 @@ def _kernel(tiles, *refs):
             lse_ref[g] = jnp.where(total > 0, top_ref[g] + jnp.log(some), -jnp.inf)
 
 
-def q_specs(G: int, H: int, q_size: int):
-    """Blocks of [B, M, G, T, H] and of [B, M, G, 1, T] in a walk of queries over keys."""
-    return (
-        pl.BlockSpec((None, None, G, q_size, H), lambda b, m, i, jj, *facts: (b, m, 0, i + facts[0][2], 0)),
-        pl.BlockSpec((None, None, G, 1, q_size), lambda b, m, i, jj, *facts: (b, m, 0, 0, i + facts[0][2])),
+def q_specs(q_shape, k_shape, tiles: Tiles):
+    """Blocks of [B, M, G, T, H], [B, M, G, 1, T] and [B, K, S, H], and of ids, in a walk of queries.
+
+    The grid is (B, M, blocks of queries, blocks of keys).
+    """
+    (_, M, G, _, H), K = q_shape, k_shape[1]
+    share, q_size, k_size = M // K, tiles.q_size, tiles.k_size
+
+    def at(b, i, jj, facts):
+        block = b * tiles.q_count + i
+        return run_block(facts[1][block], facts[2][block], jj)
+
+    rows = pl.BlockSpec((None, None, G, q_size, H), lambda b, m, i, jj, *facts: (b, m, 0, i + facts[0][2], 0))
+    row = pl.BlockSpec((None, None, G, 1, q_size), lambda b, m, i, jj, *facts: (b, m, 0, 0, i + facts[0][2]))
+    keys = pl.BlockSpec(
+        (None, None, k_size, H),
+        lambda b, m, i, jj, *facts: (b, lax.div(m, share), at(b, i, jj, facts) + facts[0][3], 0),
     )
+    id_specs = (
+        pl.BlockSpec((None, 1, q_size), lambda b, m, i, jj, *facts: (b, 0, i)),
+        pl.BlockSpec((None, 1, k_size), lambda b, m, i, jj, *facts: (b, 0, at(b, i, jj, facts))),
+    )
+    return rows, row, keys, id_specs
 
 
 def run_block(first, count, step):

@@ -30,13 +30,13 @@ def forward(travel: Travel, mine, theirs, settings: dict):
       (out_BTNH, lse_BTN), float32.
     """
     shards, hops = travel.shards, travel.shards.hops
-    gaps = {"stripes": shards.stripes} if shards.stripes.length else {}
     if shards.n == 1:
         return attend_block(mine[0], *theirs[:2], mine[1], theirs[2], mask=shards.mask, **settings)
+    settings = _with_gaps(settings, shards)
 
     def attend(part, meetings, theirs):
         for meeting in meetings:
-            part = attend_run(part, mine, theirs, meeting, settings | gaps)
+            part = attend_run(part, mine, theirs, meeting, settings)
         return part
 
     def meet(part, arrived, distance):
@@ -71,20 +71,17 @@ def backward(travel: Travel, mine, theirs, settings: dict):
       (dq_BTNH, dk_BTKH, dv_BTKH), float32.
     """
     shards, hops = travel.shards, travel.shards.hops
-
-    def grads(mine, theirs, **where):
-        (q, dout, lse, delta, q_segments), (k, v, k_segments) = mine, theirs
-        return attend_block_grad(q, k, v, q_segments, k_segments, dout, lse, delta, **where, **settings)
-
-    gaps = {"stripes": shards.stripes} if shards.stripes.length else {}
     if shards.n == 1:
-        return grads(mine, theirs, mask=shards.mask)
+        (q, dout, lse, delta, q_segments), (k, v, k_segments) = mine, theirs
+        whole = settings | {"mask": shards.mask}
+        return attend_block_grad(q, k, v, q_segments, k_segments, dout, lse, delta, **whole)
+    settings = _with_gaps(settings, shards)
 
     def work(dq, meetings, theirs):
         """dq with what the meetings add, and a list of (run of keys, its dK and dV)."""
         found = []
         for meeting in meetings:
-            dq, dkv = attend_run_grad(dq, mine, theirs, meeting, settings | gaps)
+            dq, dkv = attend_run_grad(dq, mine, theirs, meeting, settings)
             found.append((meeting.keys, dkv))
         return dq, found
 
@@ -123,6 +120,11 @@ def backward(travel: Travel, mine, theirs, settings: dict):
         home = travel.unload(_send_gradients(travel, dkv, -hops))
     dq, rest = work(dq, others, theirs)
     return dq, *_collect([home], [own + rest])[0]
+
+
+def _with_gaps(settings, shards):
+    """Settings of attention between positions of a shard; the keyword is there only where there are gaps."""
+    return settings | {"stripes": shards.stripes} if shards.stripes.length else settings
 
 
 def _send(travel, loads):

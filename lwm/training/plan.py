@@ -8,42 +8,28 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax
 from etils import epath
-from jax.sharding import Mesh
 
 from lwm.errors import UserError
 from lwm.training import inputs
 from lwm.training.experiment import Experiment
-from lwm.training.optimizers import Schedule
-from lwm.training.program import make_program
-from lwm.training.stages import Stage
+from lwm.training.program import Program, make_program
 from lwm.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """One stage, ready to start.
+class Plan(Program):
+    """The program of a stage with its place in the run and its data: ready to start.
 
     Attributes:
       index: its place among the stages.
       units_before: tokens or images that the stages before it have seen.
-      batch: shapes of the global batch; batch_shardings: where they live.
       stream: opens this host's part of its batches, `stream(split=…, seed=…)`.
-      state: shapes of the state, with shardings.
     """
 
     index: int
-    stage: Stage
     units_before: int
-    model: Any
-    mesh: Mesh
-    optimizer: optax.GradientTransformation
-    schedule: Schedule
-    batch: dict[str, jax.ShapeDtypeStruct]
-    batch_shardings: dict[str, jax.sharding.NamedSharding]
     stream: Callable[..., Any]
-    state: TrainState
 
 
 def make_plan(

@@ -72,8 +72,8 @@ def make_program(
     return Program(stage, model, mesh, optimizer, make_schedule(**rate), batch, batch_shardings, state)
 
 
-def train_step(program: Any) -> Callable:
-    """The jitted step of a `Program` or of a `Plan`, see `step.make_train_step`."""
+def train_step(program: Program) -> Callable:
+    """The jitted step of a stage, see `step.make_train_step`."""
     return make_train_step(
         program.model, program.optimizer, accumulate=program.stage.accumulate, schedule=program.schedule
     )

@@ -60,7 +60,6 @@ def _error(got, want):
     return float(np.max(np.abs(got - want)) / max(np.max(np.abs(want)), 1e-30))
 
 
-
 def _visible(T, S, causal=True, frame=1, window=0, q_first=0, k_first=0):
     """bool[T, S], pair by pair from the definition."""
     seen = np.zeros((T, S), bool)

@@ -98,7 +98,10 @@ MASKS = st.one_of(
 
 @given(data=st.data())
 @settings(
-    max_examples=25, deadline=None, derandomize=True, database=None,
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_drawn_shapes(dense64, qkv, data):

@@ -54,8 +54,10 @@ def on(mesh, **options):
     """Compiled (dout, q, k, v, q_ids, k_ids) -> (out, dq, dk, dv) of lv_xattn on a mesh, None for no mesh."""
 
     def run(dout, q, k, v, q_ids, k_ids):
-        fn = lambda q, k, v: lv_xattn(q, k, v, q_ids, k_ids, **options)  # noqa: E731
-        return with_gradients(fn, dout, q, k, v)
+        def attend(q, k, v):
+            return lv_xattn(q, k, v, q_ids, k_ids, **options)
+
+        return with_gradients(attend, dout, q, k, v)
 
     return under(mesh, run)
 
@@ -261,8 +263,11 @@ def test_what_a_layer_keeps_does_not_grow_with_the_features(mesh_of, rng, capsys
 def test_nothing_is_sent_twice_for_the_backward(mesh_of, rng, key_block, kind, times):
     """Four devices: three arrays forward and four backward make three hops each, or are gathered once."""
     inputs = features(rng, 1, 8, 32, 4, 5, 2, 1, 2)
+
+    def loss(*inputs):
+        return jnp.sum(lv_xattn_projected(*inputs, key_block=key_block))
+
     with jax.set_mesh(mesh_of(seq=4)):
-        loss = lambda *inputs: jnp.sum(lv_xattn_projected(*inputs, key_block=key_block))  # noqa: E731
         jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=range(5)))(*inputs)
     assert occurrences(jaxpr.jaxpr, kind) == times
 

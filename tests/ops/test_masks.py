@@ -40,8 +40,10 @@ def test_tiles_are_dead_or_whole_exactly_when_they_look_so(mask, rng):
         assert not (mask.dead(a, b, c, d) and tile.any())
         assert mask.whole(a, b, c, d) == tile.all()
         dead_ones, whole_ones = dead_ones + mask.dead(a, b, c, d), whole_ones + mask.whole(a, b, c, d)
-        for bounds, axis in ((mask.keys_of(a, b), seen[a : b + 1].any(axis=0)),
-                             (mask.queries_of(c, d), seen[:, c : d + 1].any(axis=1))):
+        for bounds, axis in (
+            (mask.keys_of(a, b), seen[a : b + 1].any(axis=0)),
+            (mask.queries_of(c, d), seen[:, c : d + 1].any(axis=1)),
+        ):
             first, last = (x if x is not None else other for x, other in zip(bounds, (0, 39), strict=True))
             want = np.flatnonzero(axis)
             assert (max(first, 0), min(last, 39)) == (want[0], want[-1])

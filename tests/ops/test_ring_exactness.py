@@ -67,6 +67,7 @@ CASES = {
     "sinks": {"mask": "causal", "sinks": True},
 }
 
+
 def length(n, layout):
     """Positions: chunks that blocks and frames do not divide, or a length that n does not divide."""
     return 2 * n * max(-(-48 // (2 * n)), 5) if layout == "zigzag" else 47
@@ -75,8 +76,7 @@ def length(n, layout):
 @pytest.mark.parametrize("n, layout, mask, ids, softcap, sinks, heads", ROWS)
 def test_pairs_of_choices(exact, mesh_of, rng, n, layout, mask, ids, softcap, sinks, heads):
     inputs = exact.make(rng, 2, length(n, layout), *HEADS[heads], ids=ids, sinks=sinks)
-    exact.check(mesh_of(seq=n), *inputs, mask=MASKS[mask], layout=layout, softcap=softcap, block=5
-    )
+    exact.check(mesh_of(seq=n), *inputs, mask=MASKS[mask], layout=layout, softcap=softcap, block=5)
 
 
 def test_the_rows_hold_every_pair_of_choices():
@@ -117,7 +117,9 @@ def drawn(exact, mesh_of, rng, data):
 
 
 QUIET = {
-    "deadline": None, "derandomize": True, "database": None,
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 }
 
