@@ -73,23 +73,25 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     config.stages = ml_collections.ConfigDict(
         {
             "context_256": stage(
-                256, 1e4, 6000, {"drill": 0.6, "needle_256": 0.3}, rates=(3e-3, 5e-4), rows=8, warmup=50
+                256, 1e4, 9000, {"drill": 0.6, "needle_256": 0.3}, rates=(3e-3, 5e-4), rows=8, warmup=50
             ),
-            "context_512": stage(512, 2e4, 600, {"drill": 0.1, "needle_256": 0.2, "needle_512": 0.6}, rows=8),
+            "context_512": stage(
+                512, 2e4, 1200, {"drill": 0.1, "needle_256": 0.2, "needle_512": 0.6}, rows=8
+            ),
             "context_1k": stage(
-                1024, 4e4, 500, {"needle_256": 0.1, "needle_512": 0.1, "needle_1024": 0.7}, rows=4
+                1024, 4e4, 1000, {"needle_256": 0.1, "needle_512": 0.1, "needle_1024": 0.7}, rows=4
             ),
             "context_2k": stage(
                 2048,
                 8e4,
-                400,
+                900,
                 {"needle_256": 0.05, "needle_512": 0.05, "needle_1024": 0.1, "needle_2048": 0.7},
                 rows=2,
             ),
             "context_4k": stage(
                 4096,
                 1.6e5,
-                300,
+                900,
                 {
                     "needle_256": 0.04,
                     "needle_512": 0.04,

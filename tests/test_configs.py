@@ -30,9 +30,8 @@ PARTS += [("context_extension.py", arm) for arm in ("none", "staged", "direct")]
 PARTS += [("packing_ablation.py", arm) for arm in ("naive", "mask", "weights")]
 CHIPS = {"lwm_text.py": 256, "lwm_vision.py": 512}
 # Miniatures run on two virtual devices, one for each core; so do their quicktests.
-CHIPS |= dict.fromkeys(
-    ("needle_miniature.py", "context_extension.py", "packing_ablation.py", "text_to_image.py"), 2
-)
+MINIATURES = "needle_miniature", "context_extension", "packing_ablation", "text_to_image", "smollm2_extension"
+CHIPS |= {f"{name}.py": 2 for name in MINIATURES}
 
 # Tables 11 and 13 of 2402.08268: context, theta, tokens of a batch (in M), steps, first and last
 # learning rate, warm-up, tensor, seq, and the total in billions of tokens.

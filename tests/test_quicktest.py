@@ -24,8 +24,9 @@ RUNS = {
     "context_extension.py:none,quicktest": 1,
     "context_extension.py:direct,quicktest": 1,
     "packing_ablation.py:weights,quicktest": 1,
+    "smollm2_extension.py:quicktest": 2,
 }
-TWO = ("needle_miniature", "context_extension", "packing_ablation")  # devices, not eight
+TWO = ("needle_miniature", "context_extension", "packing_ablation", "smollm2_extension")  # devices, not eight
 
 
 @pytest.fixture(scope="module")
