@@ -9,6 +9,8 @@ import sys
 
 from matplotlib.figure import Figure
 
+from lwm.evaluation import figures
+
 # Column, title, of the three panels in a row.
 PANELS = (
     ("seconds_forward", "seconds forward"),
@@ -46,7 +48,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
             for number, (row, value) in enumerate(zip(found, values, strict=True)):
                 text = f" {value:.3g}" if row[column] else " –"
                 axis.text(value, number, text + _ratio(row, column), va="center", fontsize=8)
-    figure.savefig(path, dpi=110)
+    figures.save(figure, path)
 
 
 def _ratio(row: dict, column: str) -> str:

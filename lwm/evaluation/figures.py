@@ -90,7 +90,7 @@ def curves(
 
 
 def save(figure: Figure, path: epath.PathLike) -> None:
-    """Writes the figure as a PNG of 800 × 450 pixels, whole or not at all.
+    """Writes the figure as a PNG of 100 pixels an inch, whole or not at all.
 
     A palette of 256 colours makes it half as large.
     """
