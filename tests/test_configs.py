@@ -110,26 +110,26 @@ def test_stages_come_in_the_order_of_the_paper_and_mix_as_it_says():
     assert [s.swap_order for s in vision.values()] == [True, True, False, False, False]
 
 
-@pytest.mark.parametrize(("name", "stage"), paper_stages())
-def test_7b_stage_builds_with_the_shardings_of_the_rules(name, stage):
-    """Shapes only: state, batch, loss and gradients of 6.7 billion parameters on the mesh of the paper."""
+def shapes_of_7b(name, stage):
+    """(stage, mesh, model, batch, parameters) of a paper's stage on the mesh of the paper; shapes only."""
     experiment = experiment_of(name)
     found = experiment.stages[stage]
     sizes = resolve_mesh(found, CHIPS[name])
     mesh = AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    model = build_model(experiment.model, dataclasses.asdict(found))
-    batch, key = inputs.batch_shapes(found), jax.random.key(0)
-    optimizer = make_optimizer(learning_rate=found.learning_rate, steps=found.steps)
+    model, batch = build_model(experiment.model, dataclasses.asdict(found)), inputs.batch_shapes(found)
     with jax.sharding.use_abstract_mesh(mesh):
-        params = jax.eval_shape(lambda key: model.init(key, batch), key)
-        moments = jax.eval_shape(optimizer.init, params)
-        layout = sharding.shardings(model.PARTITION_RULES, (params, moments), mesh)
-        sharding.batch_shardings(batch, mesh)
-        (loss, metrics), gradients = jax.eval_shape(
-            jax.value_and_grad(model.loss, has_aux=True), params, batch, key
-        )
-    assert loss.shape == () and {metric.dtype for metric in metrics.values()} == {jnp.dtype("float32")}
-    assert jax.tree.map(lambda leaf: leaf.shape, gradients) == jax.tree.map(lambda leaf: leaf.shape, params)
+        params = jax.eval_shape(lambda key: model.init(key, batch), jax.random.key(0))
+    return found, mesh, model, batch, params
+
+
+@pytest.mark.parametrize(("name", "stage"), paper_stages())
+def test_7b_stage_lies_on_its_mesh_by_the_rules(name, stage):
+    """State and batch of 6.7 billion parameters."""
+    found, mesh, model, batch, params = shapes_of_7b(name, stage)
+    optimizer = make_optimizer(learning_rate=found.learning_rate, steps=found.steps)
+    moments = jax.eval_shape(optimizer.init, params)
+    layout = sharding.shardings(model.PARTITION_RULES, (params, moments), mesh)
+    sharding.batch_shardings(batch, mesh)
 
     count = count_parameters(model.config)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count["total"]
@@ -139,7 +139,23 @@ def test_7b_stage_builds_with_the_shardings_of_the_rules(name, stage):
     held = sum(math.prod(own.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, own in leaves)
     assert held < 1.05 * 12 * count["total"] / CHIPS[name], "parameters or moments lie on every chip"
     parts = f"{count['language']:,} parameters and {count['vision']:,} of vision"
-    print(f"{stage}: {parts}, {sizes}, {held / 1e9:.2f} GB a chip")
+    print(f"{stage}: {parts}, {dict(mesh.shape)}, {held / 1e9:.2f} GB a chip")
+
+
+def longest_first(stages):
+    """The longest of each kind every day, the others with the slow tests: tracing takes ten seconds."""
+    return [pytest.param(*pair, marks=() if pair[1].endswith("_1m") else pytest.mark.slow) for pair in stages]
+
+
+@pytest.mark.parametrize(("name", "stage"), longest_first(paper_stages()))
+def test_7b_stage_has_a_loss_and_gradients(name, stage):
+    _, mesh, model, batch, params = shapes_of_7b(name, stage)
+    with jax.sharding.use_abstract_mesh(mesh):
+        (loss, metrics), gradients = jax.eval_shape(
+            jax.value_and_grad(model.loss, has_aux=True), params, batch, jax.random.key(0)
+        )
+    assert loss.shape == () and {metric.dtype for metric in metrics.values()} == {jnp.dtype("float32")}
+    assert jax.tree.map(lambda leaf: leaf.shape, gradients) == jax.tree.map(lambda leaf: leaf.shape, params)
 
 
 @pytest.mark.parametrize(
