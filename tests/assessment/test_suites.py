@@ -126,6 +126,24 @@ def test_the_verb_writes_rows_and_figures_of_an_imported_model(imported, tmp_pat
             assert image.size == (800, 450) and len(set(image.convert("RGB").getdata())) > 20
 
 
+@pytest.mark.slow
+def test_a_ring_of_devices_measures_the_same(imported, tmp_path):
+    """Losses to rounding, answers exactly; the rows know nothing of devices."""
+    flags = [f"--workdir={imported}", f"--haystack={book(imported)}", "--samples=2", "--lengths=512"]
+    suites, found = ("needle", "ruler", "positions"), []
+    flags += [f"--suite={','.join(suites)}", "--depths=0,100", "--tasks=single", "--template=plain"]
+    for devices in (1, 4):
+        command = [sys.executable, "-m", "lwm.evaluate", *flags, f"--output={tmp_path / str(devices)}"]
+        command.append(f"--cpu_devices={devices}")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        folder = tmp_path / str(devices)
+        found.append([row for suite in suites for row in rows_in(folder / f"{suite}.jsonl")])
+    for one, ring in zip(*found, strict=True):
+        for name, value in (one | {"seconds": ring["seconds"]}).items():
+            assert ring[name] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value)
+
+
 def test_a_run_goes_on_where_it_was_stopped(imported, tmp_path, monkeypatch):
     whole = run("needle", imported, tmp_path / "whole", depths=(0, 50, 100))
     path, asked = tmp_path / "cut" / "needle.jsonl", []
