@@ -1,5 +1,6 @@
 """A small model with cross-attention: its batches of packed clips, open gates, and the dense reference."""
 
+import functools
 import importlib.util
 import types
 from pathlib import Path
@@ -13,7 +14,9 @@ from lwm.ops.masks import FRAME_BITS
 from lwm.parallel.layout import zigzag_order
 
 VOCABULARY = 40
-CONFIG = SIZES["debug"] | dict(vocab_size=VOCABULARY, rope_theta=1000.0, attention_block=8, remat="none")
+CONFIG = SIZES["debug"] | dict(
+    vocab_size=VOCABULARY, rope_theta=1000.0, attention_block=8, remat="none", layers=2
+)
 # Stored features, of which a frame has as many as the model looks at.
 FEATURES = dict(encoder_layers=0, feature_width=12, frame_tokens=3)
 # The programs are tiny: compiling them well takes longer than running them badly.
@@ -37,6 +40,7 @@ def cross():
     )
 
 
+@functools.cache
 def _model(**changes):
     return CrossAttentionLM(CrossAttentionConfig(**CONFIG | changes))
 
@@ -65,7 +69,7 @@ def _pack(config, rows, length, frames):
     kinds = dict(weights=np.float32, is_vision=bool, targets_are_vision=bool)
     names = ("tokens", "targets", "segments", "positions", "media", *kinds)
     batch = {name: np.zeros((len(rows), length), kinds.get(name, np.int32)) for name in names}
-    first = rows[0][0]["seen"]
+    first = next(example for examples in rows for example in examples)["seen"]
     seen, ids = np.zeros((len(rows), frames, *first.shape[1:]), first.dtype), np.zeros((len(rows), frames))
     for row, examples in enumerate(rows):
         at = at_frame = 0
@@ -91,17 +95,18 @@ def _in_ring(batch, n):
 
 def _params(model, batch):
     """Larger weights than at the start of training, and gates that are open."""
-    params = jax.jit(model.init, compiler_options=FAST)(jax.random.key(0), batch)
+    rng = np.random.default_rng(0)
 
-    def livelier(path, leaf):
+    def draw(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.endswith("_gate"):
-            return np.linspace(0.4, -0.6, leaf.size, dtype=np.float32).reshape(leaf.shape)
-        return np.asarray(leaf if name.endswith("scale") else 8 * leaf)
+        spread, middle = (0.3, 0.4) if name.endswith("_gate") else (0.1, 1.0 * name.endswith("scale"))
+        return rng.normal(middle, spread if middle else 0.16, leaf.shape).astype(np.float32)
 
-    return jax.tree.map_with_path(livelier, params)
+    shapes = jax.eval_shape(functools.partial(model.init, jax.random.key(0)), batch)
+    return jax.tree.map_with_path(draw, shapes)
 
 
+@functools.cache
 def _step(model):
     """Compiled (params, batch) -> (loss, gradient)."""
     return jax.jit(
