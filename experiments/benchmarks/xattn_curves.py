@@ -117,6 +117,14 @@ def write(path: pathlib.Path, rows: list[dict]) -> None:
         table.writerows(rows)
 
 
+def start(devices: int) -> None:
+    """So many virtual devices, before anything is computed."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+
+
 def commit() -> str:
     """What git says of the code; "" without git."""
     done = subprocess.run(
@@ -138,10 +146,7 @@ def main() -> None:
     flags = parser.parse_args()
     if unknown := set(flags.ways.split(",")) - set(WAYS):
         raise SystemExit(f"--ways: {min(unknown)!r} is unknown; choose from {', '.join(WAYS)}")
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", max(map(int, flags.devices.split(","))))
+    start(max(map(int, flags.devices.split(","))))
     rows, expected = read(flags.output), None
     for devices in map(int, flags.devices.split(",")):
         for way in flags.ways.split(","):

@@ -16,7 +16,7 @@ All of it is read from programs (value and gradient of the loss, stored features
 """
 
 import argparse
-import csv
+import functools
 import math
 import pathlib
 import sys
@@ -29,12 +29,14 @@ SHAPE = dict(
     feature_width=256, frame_tokens=64, remat="nothing_saveable", attention_block=256,
 )  # fmt: skip
 VIDEO_MME = dict(tokens=5514, frames=2386)
+COLUMNS = [
+    *("question", "size", "layers", "devices", "S", "key_block", "budget", "without", "with", "saved"),
+    *("formula", "ratio", "commit", "command"),
+]
 
 
 def program_of(config, tokens: int, frames: int):
     """(model, shapes of parameters, shapes of a batch of one row)."""
-    import functools
-
     import jax
     import numpy as np
 
@@ -57,6 +59,7 @@ def gradient(model):
     return jax.value_and_grad(lambda params, batch: model.loss(params, batch, None)[0])
 
 
+@functools.cache
 def needed(layers: int, frames: int, devices: int = 1, **changes) -> dict:
     """Bytes of a device that a program needs: {"temporaries", "arguments"}."""
     import jax
@@ -180,32 +183,26 @@ def main() -> None:
         "--output", type=pathlib.Path, default=pathlib.Path("experiments/results/xattn_memory.csv")
     )
     flags = parser.parse_args()
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", flags.devices)
     sys.path.insert(0, str(HERE))
-    from xattn_curves import commit
+    from xattn_curves import commit, start, write
 
+    start(flags.devices)
+    made = {"commit": commit(), "command": "python " + " ".join(sys.argv)}
     rows, asked = [], set(flags.questions.split(","))
+
+    def add(row):
+        print(row, flush=True)
+        rows.append(dict.fromkeys(COLUMNS, "") | row | made)
+        write(flags.output, rows)
+
     for key_block in map(int, flags.key_blocks.split(",")):
         for layers in map(int, flags.layers.split(",")):
             if "saving" in asked:
-                rows.append(saving(layers, flags.frames, flags.devices, key_block))
-                print(rows[-1], flush=True)
+                add(saving(layers, flags.frames, flags.devices, key_block))
             if "longest" in asked:
-                rows.append(longest(layers, flags.devices, key_block, flags.budget))
-                print(rows[-1], flush=True)
+                add(longest(layers, flags.devices, key_block, flags.budget))
     for size in flags.sizes.split(",") if "flops" in asked else ():
-        rows.append(flops(size))
-        print(rows[-1], flush=True)
-    names = "question", "size", "layers", "devices", "S", "key_block", "budget", "without", "with", "saved"
-    flags.output.parent.mkdir(parents=True, exist_ok=True)
-    with flags.output.open("w", newline="") as file:
-        table = csv.DictWriter(file, [*names, "formula", "ratio", "commit", "command"])
-        table.writeheader()
-        made = {"commit": commit(), "command": "python " + " ".join(sys.argv)}
-        table.writerows(row | made for row in rows)
+        add(flops(size))
 
 
 if __name__ == "__main__":

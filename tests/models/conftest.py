@@ -18,7 +18,7 @@ CONFIG = SIZES["debug"] | dict(
     vocab_size=VOCABULARY, rope_theta=1000.0, attention_block=8, remat="none", layers=2
 )
 # Stored features, of which a frame has as many as the model looks at.
-FEATURES = dict(encoder_layers=0, feature_width=12, frame_tokens=3)
+FEATURES = dict(encoder_layers=0, feature_width=16, frame_tokens=3)
 # The programs are tiny: compiling them well takes longer than running them badly.
 FAST = {"xla_backend_optimization_level": 0}
 

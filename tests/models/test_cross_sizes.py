@@ -1,6 +1,5 @@
 """Sizes of the three families: counts beside the published ones, and one-line errors for other shapes."""
 
-import dataclasses
 import functools
 
 import jax
@@ -39,8 +38,13 @@ def test_formula_counts_what_is_built(size):
         assert size_of(vision.get(part, {})) == counts[part]
     cross = size_of(params["layers"]["cross"])
     assert cross == counts["cross_attention"] + counts["cross_feed_forward"]
-    with_features = dataclasses.replace(config, encoder_layers=0)
-    assert size_of(built(with_features)) == count_cross_parameters(with_features)["total"]
+
+
+def test_formula_counts_what_is_built_for_stored_features():
+    for resampler_layers in (0, 2):
+        eyes = dict(encoder_layers=0, resampler_layers=resampler_layers)
+        config = CrossAttentionConfig(**SIZES["debug"] | eyes)
+        assert size_of(built(config)) == count_cross_parameters(config)["total"]
 
 
 @pytest.mark.parametrize(
