@@ -4,9 +4,12 @@ r"""What recomputation of cross-attention saves, what it costs, and how much lon
 
 All of it is read from programs (value and gradient of the loss, stored features); nothing is run.
 
-    saving    temporaries of the compiled program without and with recomputation, for 1, 2, 4 and 8
-              cross-attention layers, beside 2 · S · d · bytes · layers (LV-XAttn, 2502.02406, section 4.3;
-              d = key/value heads x head size)
+    kept      what lies between the forward and the backward pass (outputs of the compiled forward pass of
+              `jax.vjp`) without and with recomputation, for 1, 2, 4 and 8 cross-attention layers, beside
+              2 · S · d · bytes · layers (LV-XAttn, 2502.02406, section 4.3; d = key/value heads x head size)
+    peak      temporaries of the compiled step, the same way. A layer at work needs its keys and values in
+              both cases, which of one or two layers leaves little to save, unless keys are streamed
+              (key_block > 0): then neither they nor their gradients are ever whole
     longest   the most features whose program needs no more than a budget of arguments and temporaries,
               without and with recomputation. Memory is a straight line in S: two programs give it, and the
               found length is compiled as well
@@ -59,9 +62,15 @@ def gradient(model):
     return jax.value_and_grad(lambda params, batch: model.loss(params, batch, None)[0])
 
 
+def residuals(model):
+    import jax
+
+    return lambda params, batch: jax.vjp(lambda params: model.loss(params, batch, None)[0], params)
+
+
 @functools.cache
-def needed(layers: int, frames: int, devices: int = 1, **changes) -> dict:
-    """Bytes of a device that a program needs: {"temporaries", "arguments"}."""
+def needed(layers: int, frames: int, devices: int = 1, forward: bool = False, **changes) -> dict:
+    """Bytes of a device that a step needs, or that its forward pass leaves: {"peak", "arguments", "kept"}."""
     import jax
 
     from lwm.models.cross_attention import CrossAttentionConfig
@@ -74,19 +83,25 @@ def needed(layers: int, frames: int, devices: int = 1, **changes) -> dict:
     mesh = make_mesh(seq=devices, devices=jax.devices()[:devices])
     params = with_shardings(params, shardings(model.PARTITION_RULES, params, mesh))
     batch = with_shardings(batch, batch_shardings(batch, mesh))
+    step = residuals(model) if forward else gradient(model)
     with jax.set_mesh(mesh):
-        memory = jax.jit(gradient(model)).lower(params, batch).compile().memory_analysis()
-    return {"temporaries": memory.temp_size_in_bytes, "arguments": memory.argument_size_in_bytes}
+        memory = jax.jit(step).lower(params, batch).compile().memory_analysis()
+    return {
+        "peak": memory.temp_size_in_bytes,
+        "arguments": memory.argument_size_in_bytes,
+        "kept": memory.output_size_in_bytes,
+    }
 
 
-def saving(layers: int, frames: int, devices: int, key_block: int) -> dict:
-    """A row: temporaries without and with recomputation."""
-    without = needed(layers, frames, devices, recompute=False)["temporaries"]
-    kept = needed(layers, frames, devices, recompute=True, key_block=key_block)["temporaries"]
+def saving(question: str, layers: int, frames: int, devices: int, key_block: int) -> dict:
+    """A row: bytes without and with recomputation."""
+    forward = question == "kept"
+    without = needed(layers, frames, devices, forward, recompute=False)[question]
+    kept = needed(layers, frames, devices, forward, recompute=True, key_block=key_block)[question]
     S, d = frames * SHAPE["frame_tokens"] // devices, SHAPE["kv_heads"] * SHAPE["head_dim"]
     formula = 2 * S * d * 4 * layers
     return {
-        "question": "saving",
+        "question": question,
         "layers": layers,
         "devices": devices,
         "S": S * devices,
@@ -105,7 +120,8 @@ def longest(layers: int, devices: int, key_block: int, budget: int) -> dict:
     for name, changes in (("without", dict(recompute=False)), ("with", dict(key_block=key_block))):
 
         def total(frames, changes=changes):
-            return sum(needed(layers, frames, devices, **changes).values())
+            memory = needed(layers, frames, devices, **changes)
+            return memory["peak"] + memory["arguments"]
 
         near, far = 128 * devices, 256 * devices
         slope = (total(far) - total(near)) / (far - near)
@@ -172,10 +188,10 @@ def products(jaxpr) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--questions", default="saving,longest,flops", help="comma-separated")
+    parser.add_argument("--questions", default="kept,peak,longest,flops", help="comma-separated")
     parser.add_argument("--layers", default="1,2,4,8", help="cross-attention layers, comma-separated")
     parser.add_argument("--devices", type=int, default=1, help='size of "seq"')
-    parser.add_argument("--frames", type=int, default=512, help="of 64 features each, for `saving`")
+    parser.add_argument("--frames", type=int, default=512, help="of 64 features each, for `kept` and `peak`")
     parser.add_argument("--key_blocks", default="0,4096", help="with recomputation, comma-separated")
     parser.add_argument("--budget", type=int, default=2**30, help="bytes a device, for `longest`")
     parser.add_argument("--sizes", default="llama3v_11b,owl3_7b,owl3_2b,owl3_1b,flamingo_9b,flamingo_3b")
@@ -197,8 +213,9 @@ def main() -> None:
 
     for key_block in map(int, flags.key_blocks.split(",")):
         for layers in map(int, flags.layers.split(",")):
-            if "saving" in asked:
-                add(saving(layers, flags.frames, flags.devices, key_block))
+            for question in ("kept", "peak"):
+                if question in asked:
+                    add(saving(question, layers, flags.frames, flags.devices, key_block))
             if "longest" in asked:
                 add(longest(layers, flags.devices, key_block, flags.budget))
     for size in flags.sizes.split(",") if "flops" in asked else ():
