@@ -14,6 +14,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH = ("data", "fsdp")
+_SPREAD = ("frames", "features")  # arrays [B, F, …] of a batch whose second dimension "seq" cuts too
 Rules = Sequence[tuple[str, PartitionSpec]]
 
 
@@ -45,14 +46,16 @@ def shardings(rules: Rules, tree: Any, mesh: Mesh) -> Any:
 
 
 def batch_shardings(batch: Any, mesh: Mesh) -> Any:
-    """Shardings of a batch: [B, T] arrays over (("data","fsdp"), "seq"), others by rows over ("data","fsdp").
+    """Shardings of a batch by name: [B, T] arrays, frames and features over (("data","fsdp"), "seq"), others
+    by rows over ("data","fsdp").
 
     Raises:
       ValueError: the mesh does not divide the rows or the length.
     """
 
     def one(path, leaf):
-        spec = PartitionSpec(BATCH, "seq") if len(leaf.shape) == 2 else PartitionSpec(BATCH)
+        along = len(leaf.shape) == 2 or _name(path) in _SPREAD
+        spec = PartitionSpec(BATCH, "seq") if along else PartitionSpec(BATCH)
         return _sharding(spec, f"batch/{_name(path)}", leaf, mesh)
 
     return jax.tree.map_with_path(one, batch)
