@@ -22,7 +22,7 @@ The letters, used as suffixes of arrays (q_BTNH), in einsum strings and in prose
     D model width           F feed-forward width     V vocabulary
     N query heads           K key/value heads        G = N / K query heads per key/value head
     H head size             L layers                 E experts
-    P codes in a frame      C channels
+    P codes in a frame      C channels               I frames of a clip (images)
 
 Importing this package, or any module under it, starts no device.
 """

@@ -14,7 +14,6 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH = ("data", "fsdp")
-_SPREAD = ("frames", "features")  # arrays [B, F, …] of a batch whose second dimension "seq" cuts too
 Rules = Sequence[tuple[str, PartitionSpec]]
 
 
@@ -46,17 +45,20 @@ def shardings(rules: Rules, tree: Any, mesh: Mesh) -> Any:
 
 
 def batch_shardings(batch: Any, mesh: Mesh) -> Any:
-    """Shardings of a batch by name: [B, T] arrays, frames and features over (("data","fsdp"), "seq"), others
-    by rows over ("data","fsdp").
+    """Shardings of a batch: [B, T] arrays over (("data","fsdp"), "seq"), others by rows over ("data","fsdp").
+
+    The frames of a clip are a sequence as well, whatever stands behind them: `frames` and `features`,
+    [B, frames, …], are cut like [B, T].
 
     Raises:
-      ValueError: the mesh does not divide the rows or the length.
+      ValueError: the mesh does not divide the rows, the length or the number of frames.
     """
 
     def one(path, leaf):
-        along = len(leaf.shape) == 2 or _name(path) in _SPREAD
-        spec = PartitionSpec(BATCH, "seq") if along else PartitionSpec(BATCH)
-        return _sharding(spec, f"batch/{_name(path)}", leaf, mesh)
+        name = _name(path)
+        sequence = len(leaf.shape) == 2 or name in ("frames", "features")
+        spec = PartitionSpec(BATCH, "seq") if sequence else PartitionSpec(BATCH)
+        return _sharding(spec, f"batch/{name}", leaf, mesh)
 
     return jax.tree.map_with_path(one, batch)
 
