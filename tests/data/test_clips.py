@@ -18,6 +18,7 @@ from lwm.data.clips import (
     ideal,
 )
 from lwm.errors import UserError
+from lwm.ops import masks
 
 LENGTHS = [6, 7, 8, 90]
 
@@ -99,6 +100,10 @@ def test_frames_of_a_row_are_filled_up_to_the_ring():
     assert frames_of_row({"odd": 1.0, "order": 0.0}, 16, 0, 1) == 16
     assert frames_of_row({"odd": 1.0, "order": 2.0}, 16, 0, 3) == 54
     assert frames_of_row({"order": 2.0}, 16, 8, 1, ring=4) == 12
+
+
+def test_numbers_of_frames_are_read_as_they_are_written():
+    assert FRAME_BITS == masks.FRAME_BITS
 
 
 def test_the_last_frame_of_the_last_clip_is_an_int32():

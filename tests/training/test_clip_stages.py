@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lwm.data import datasets, manifest
 from lwm.errors import UserError
 from lwm.training import inputs
 from lwm.training.checkpoints import load_params
@@ -18,7 +17,7 @@ from lwm.training.program import make_program
 from lwm.training.stages import Stage
 from lwm.training.step import make_eval_step
 
-SIDE, TRAIN, HELD = 4, 24, 8
+SIDE = 4
 CLIPS = dict(context_length=256, batch_tokens=1024, steps=4, learning_rate=0.01, frames=16)
 CLIPS |= dict(mixture={"odd": 1.0, "order": 1.0}, mesh={"data": 2, "seq": 4})
 
@@ -59,23 +58,8 @@ class Viewer:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A data folder of three videos of noise, as `lwm.prepare` leaves it."""
-    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
-    counts = {name: {"train": TRAIN, "heldout": HELD} for name in ("a.mp4", "b.mp4", "c.mp4")}
-
-    def records(split):
-        for name, by_split in counts.items():
-            for index in range(by_split[split]):
-                image = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-                yield {"image": image, "video": name, "index": index}
-
-    makers = {split: lambda split=split: records(split) for split in ("train", "heldout")}
-    datasets.write_frames(folder, makers, resolution=SIDE)
-    manifest.write_json(folder / manifest.RECORD, {"media": counts})
-    held = {"tokenizer": "bytes", "vocab_size": 259, "resolution": SIDE, "sources": {}}
-    manifest.write_json(folder / manifest.MANIFEST, held | {"frames": {"train": 72, "heldout": 24}})
-    return folder
+def data(noise_videos):
+    return noise_videos(SIDE, train=24, heldout=8)
 
 
 def config_of(data, **changes):
