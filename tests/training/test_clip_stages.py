@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from lwm.errors import UserError
+from lwm.systems import build_model
 from lwm.training import inputs
 from lwm.training.checkpoints import load_params
 from lwm.training.experiment import build_experiment
@@ -106,6 +107,17 @@ def test_a_program_lays_frames_out_along_the_ring(data):
     for name in ("tokens", "media", "frames", "frame_ids"):
         assert program.batch_shardings[name].spec == P(("data", "fsdp"), "seq")
     assert program.batch["frames"].shape == (4, 20, SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize("encoder_layers", [0, 1])
+def test_a_program_of_the_model_itself_needs_shapes_alone(encoder_layers):
+    experiment = config_of("")
+    block = {"name": "cross_attention", "size": "debug", "encoder_layers": encoder_layers}
+    program = make_program(
+        experiment, experiment.stages["s"], lambda stage: build_model(block, vars(stage)), jax.devices()
+    )
+    assert ("features" in program.batch) == (encoder_layers == 0)
+    assert all(leaf.sharding.mesh.shape["seq"] == 4 for leaf in jax.tree.leaves(program.state.params))
 
 
 def test_any_mesh_and_any_number_of_hosts_give_one_loss(data):
