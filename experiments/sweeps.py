@@ -54,11 +54,16 @@ class Table:
 
 
 def arms_and_seeds(
-    description: str, name: str, workdir: str, arms: Iterable[str], seeds: Sequence[int]
+    description: str,
+    name: str,
+    workdir: str,
+    arms: Iterable[str],
+    seeds: Sequence[int],
+    corpus: str = "runs/needle",
 ) -> tuple[argparse.Namespace, list[tuple[str, int]]]:
-    """The flags of a sweep over the needle corpus, and its rows (arm, seed): all, or --only one."""
+    """The flags of a sweep over a corpus, and its rows (arm, seed): all, or --only one."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--corpus", default="runs/needle", help="made if it is not there")
+    parser.add_argument("--corpus", default=corpus, help="made if it is not there")
     parser.add_argument("--workdir", default=workdir)
     parser.add_argument("--output", default=str(ROOT / f"experiments/results/{name}.csv"))
     parser.add_argument("--only", default="", help="ARM,SEED: this row alone")

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "generation": "jax numpy einops PIL av lwm.errors lwm.ops lwm.parallel lwm.models",
     "evaluation": (
         "jax numpy einops PIL jinja2 etils matplotlib "
-        "lwm.errors lwm.ops lwm.parallel lwm.models lwm.generation lwm.data.tokenizers"
+        "lwm.errors lwm.ops lwm.parallel lwm.models lwm.generation lwm.data.tokenizers lwm.data.clips"
     ),
     "training": (
         "jax numpy einops flax optax orbax etils rich grain "
