@@ -1,0 +1,115 @@
+"""What the rows of `lv_xattn_network.py` say: the rates of the machine, speed-ups, and who is faster where.
+
+By itself, with the predictions of a table made anew and a report:
+    python -m experiments.benchmarks.lv_xattn_fit experiments/results/lv_xattn_network.csv
+"""
+
+import math
+import sys
+from collections.abc import Iterable
+
+from experiments import sweeps
+from experiments.benchmarks.lv_xattn_questions import COLUMNS, KEY
+from lwm.scaling.cross_attention_calibration import Calibration, Measured, calibrate
+from lwm.scaling.cross_attention_time import WAYS, Shape, crossover
+
+CELL = ("mode", "direction", "n", "mbit", "T", "S", "N", "K", "H")
+PAIR = ("rotate_queries", "rotate_keys")
+CLOSE = 0.2  # error of a prediction that counts as close
+
+
+def measured(row: dict) -> Measured | None:
+    """A row as the calibration takes it; None if the formulas of one layer say nothing about it."""
+    if row["mode"] != "layer" or row["method"] not in WAYS:
+        return None
+    shape = Shape(**{letter: int(row[letter]) for letter in "TSNKHn"})
+    return Measured(row["method"], shape, row["direction"] == "both", row["mbit"], float(row["seconds"]))
+
+
+def calibrations(rows: Iterable[dict]) -> dict[str, Calibration]:
+    """The rates by number of hosts: more hosts share the same cores."""
+    groups = {}
+    for row in rows:
+        if (own := measured(row)) is not None:
+            groups.setdefault(row["n"], []).append(own)
+    return {n: calibrate(own) for n, own in groups.items()}
+
+
+def predict(rows: list[dict]) -> dict[str, Calibration]:
+    """Fills the column "predicted" of the rows; returns the rates behind it."""
+    found = calibrations(rows)
+    for row in rows:
+        if (own := measured(row)) is not None:
+            row["predicted"] = f"{found[row['n']].predict(own):.6g}"
+    return found
+
+
+def cells(rows: Iterable[dict]) -> list[dict]:
+    """One dictionary for each cell in which both methods were measured, all methods in turns.
+
+    Beside what was asked: "balance" S K / (T N), 1 where both send as much; "speed_up" measured and "expected"
+    (of LV-XAttn over the ring; nan without predictions); "faster" and "chosen", the faster method and the one
+    that the model would have taken.
+    """
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in CELL), {})[row["method"]] = row
+    found = []
+    for asked, own in groups.items():
+        if not all(method in own for method in PAIR):
+            continue
+        cell = dict(zip(CELL, asked, strict=True))
+        took, wanted = (
+            {m: float(own[m][column] or "nan") for m in PAIR} for column in ("seconds", "predicted")
+        )
+        balance = int(cell["S"]) / int(cell["T"]) / crossover(int(cell["N"]), int(cell["K"]))
+        cell |= {"balance": balance, "speed_up": took["rotate_keys"] / took["rotate_queries"]}
+        cell |= {"expected": wanted["rotate_keys"] / wanted["rotate_queries"]}
+        found.append(cell | {"faster": min(PAIR, key=took.get), "chosen": min(PAIR, key=wanted.get)})
+    return found
+
+
+def report(rows: list[dict], found: dict[str, Calibration]) -> list[str]:
+    """What is to be said in words, a line each."""
+    lines = []
+    for n, own in found.items():
+        first = next(iter(own.rates.values()))
+        lines.append(
+            f"{n} hosts: {first.flops / 1e9:.1f} GFLOP/s each, {1e6 * first.latency:.0f} us a hop, "
+            f"{1e6 * first.visit:.0f} us a visit, {1e6 * first.start:.0f} us a call, overlap {first.overlap:g}"
+        )
+        links = (f"{_link(mbit)} {8 * rates.bandwidth / 1e6:.0f}" for mbit, rates in own.rates.items())
+        lines.append(f"  Mbit/s found of {', '.join(links)}")
+        worst = max(map(abs, own.errors))
+        lines.append(
+            f"  {own.within(CLOSE):.1%} of {len(own.errors)} rows within {CLOSE:.0%}, worst {worst:.0%}"
+        )
+    for mode in dict.fromkeys(cell["mode"] for cell in cells(rows)):
+        own = [cell for cell in cells(rows) if cell["mode"] == mode]
+        best = max(own, key=lambda cell: cell["speed_up"])
+        where = (
+            f"{best['n']} hosts, {_link(best['mbit'])}, S/T {int(best['S']) // int(best['T'])}, K {best['K']}"
+        )
+        lines.append(
+            f"{mode}: LV-XAttn up to {best['speed_up']:.2f} times the ring ({where}, {best['direction']})"
+        )
+        if not any(math.isnan(cell["expected"]) for cell in own):
+            right = sum(cell["faster"] == cell["chosen"] for cell in own)
+            near = sum(abs(cell["expected"] / cell["speed_up"] - 1) <= CLOSE for cell in own)
+            lines.append(f"  the model picks the faster one in {right} of {len(own)} cells")
+            lines.append(f"  its speed-up is within {CLOSE:.0%} of the measured one in {near} of {len(own)}")
+    return lines
+
+
+def _link(mbit: str) -> str:
+    return "no limit" if mbit == "0" else f"{mbit} Mbit/s"
+
+
+def main() -> None:
+    table = sweeps.Table(sys.argv[1], COLUMNS, KEY)
+    print("\n".join(report(table.rows, predict(table.rows))))
+    table.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The rates of a machine, found from cross-attentions that were timed on it.
+
+Time is linear in seconds a FLOP, a visit, a byte, a hop and a call once it is known, phase by phase, whether
+computing or sending takes longer. So: assume it, solve, look again, until nothing changes; for several degrees
+of overlap, of which the one with the smallest error is kept. Errors are relative, so that a call of a
+millisecond counts as much as one of seconds. Every link has a bandwidth of its own; all else is shared.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lwm.scaling.cross_attention_time import Rates, Shape, lasts, phases, seconds, spent
+
+OVERLAPS = tuple(step / 10 for step in range(11))
+TURNS = 40  # of assuming and solving; three or four are usual
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A cross-attention that was timed.
+
+    Attributes:
+      way: of `cross_attention_time.WAYS`.
+      training: forward and backward; else forward alone.
+      link: name of the link between the devices, such as its nominal rate.
+      seconds: of one call.
+    """
+
+    way: str
+    shape: Shape
+    training: bool
+    link: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What was found.
+
+    Attributes:
+      rates: by the name of the link; the rates differ in bandwidth alone.
+      errors: of each row, predicted over measured less 1.
+    """
+
+    rates: dict[str, Rates]
+    errors: tuple[float, ...]
+
+    def predict(self, row: Measured) -> float:
+        """Seconds that the model expects of a row, measured or not."""
+        return seconds(row.way, row.shape, self.rates[row.link], training=row.training)
+
+    def within(self, share: float) -> float:
+        """Share of the rows whose error is at most `share` in either direction."""
+        return sum(abs(error) <= share for error in self.errors) / len(self.errors)
+
+
+def calibrate(rows: Sequence[Measured]) -> Calibration:
+    """The rates under which the model comes closest to what was measured.
+
+    Args:
+      rows: of devices that are alike and share a machine in the same way: those of one `n`. A bandwidth is
+        found only of links over which enough is sent; what has no influence at all is infinitely fast.
+
+    Raises:
+      ValueError: no rows, or a row that took no time.
+    """
+    if not rows:
+        raise ValueError("rows: none; nothing to calibrate on")
+    if bad := [row for row in rows if not row.seconds > 0]:
+        raise ValueError(f"seconds: {bad[0].seconds} of {bad[0].way}; must be above 0")
+    links = list(dict.fromkeys(row.link for row in rows))
+    return min((_solve(rows, links, overlap) for overlap in OVERLAPS), key=_square)
+
+
+def _solve(rows: Sequence[Measured], links: list[str], overlap: float) -> Calibration:
+    trips = [
+        [
+            phase
+            for back in (False, True)[: 1 + row.training]
+            for phase in phases(row.way, row.shape, backward=back)
+        ]
+        for row in rows
+    ]
+    wanted = np.array([row.seconds for row in rows])
+    longer = [[True] * len(trip) for trip in trips]  # whether computing takes longer than sending
+    for turn in range(TURNS):
+        # First as if nothing overlapped, then as it does: a start that favours neither side.
+        hidden = overlap if turn else 0.0
+        pairs = zip(rows, trips, longer, strict=True)
+        table = np.array(
+            [_row(trip, own, links.index(row.link), len(links), hidden) for row, trip, own in pairs]
+        )
+        rates = _rates(_positive(table / wanted[:, None]), links, overlap)
+        now = [
+            [_computes(phase, rates[row.link]) for phase in trip]
+            for row, trip in zip(rows, trips, strict=True)
+        ]
+        if turn and now == longer:
+            break
+        longer = now
+    found = [
+        rates[row.link].start + sum(lasts(phase, rates[row.link]) for phase in trip)
+        for row, trip in zip(rows, trips, strict=True)
+    ]
+    return Calibration(rates, tuple(float(x) for x in np.array(found) / wanted - 1))
+
+
+def _row(trip, longer: list[bool], link: int, links: int, overlap: float) -> np.ndarray:
+    """How often a trip counts each unknown: a FLOP, a visit, a hop, a call, then a byte on each link."""
+    row = np.zeros(4 + links)
+    row[3] = 1
+    for phase, computes in zip(trip, longer, strict=True):
+        computing, sending = (1, 1 - overlap) if computes else (1 - overlap, 1)
+        row[0] += computing * phase.work
+        row[1] += computing * phase.visits
+        row[2] += sending * phase.hops
+        row[4 + link] += sending * phase.load
+    return row
+
+
+def _positive(table: np.ndarray) -> np.ndarray:
+    """x >= 0 with table @ x close to 1 everywhere; what would be negative is left out and 0."""
+    scale = np.abs(table).max(axis=0)
+    kept = np.flatnonzero(scale)
+    x = np.zeros(table.shape[1])
+    while len(kept):
+        part = np.linalg.lstsq(table[:, kept] / scale[kept], np.ones(len(table)), rcond=None)[0]
+        if part.min() >= 0:
+            x[kept] = part / scale[kept]
+            break
+        kept = np.delete(kept, part.argmin())
+    return x
+
+
+def _rates(x: np.ndarray, links: list[str], overlap: float) -> dict[str, Rates]:
+    flop, visit, hop, call, *byte = (float(value) for value in x)
+
+    def speed(cost: float) -> float:
+        return 1 / cost if cost else math.inf
+
+    return {
+        link: Rates(speed(flop), speed(cost), latency=hop, visit=visit, start=call, overlap=overlap)
+        for link, cost in zip(links, byte, strict=True)
+    }
+
+
+def _computes(phase, rates: Rates) -> bool:
+    computing, sending = spent(phase, rates)
+    return computing >= sending
+
+
+def _square(found: Calibration) -> float:
+    return sum(error * error for error in found.errors)
