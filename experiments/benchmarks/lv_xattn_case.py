@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.lv_xattn_case HOSTS NUMBER
 
 Each line of the input is a request in JSON, answered by a line; all hosts get the same requests.
-    {"prepare": {"mode": …, …}, "programs": [[method, direction], …]}   compiles and calls once
-    {"time": [[method, direction], …], "rounds": …}                     [[seconds, bytes sent], …] of each, in turns
+    {"prepare": {"mode": …, …}, "programs": [[method, direction], …]}   compiles; seconds that took
+    {"time": [[method, direction], …], "rounds": …}                     [[seconds, bytes], …] of each
 
 Every call is waited for, and all hosts begin it together. The bytes are those that left the host's interface
 from then until all hosts were done: with headers, acknowledgements and a barrier of some hundred bytes.
@@ -39,7 +39,7 @@ def start(hosts: int, number: int) -> None:
 
 
 def make_case(asked: dict):
-    """What is compiled and called for a mode: an object with `compile(method, direction)` and `arrays(direction)`."""
+    """What is compiled and called in a mode, with `compile(method, direction)` and `arrays(direction)`."""
     if asked["mode"] == "model":
         from experiments.benchmarks.lv_xattn_model import Model
 

@@ -47,9 +47,9 @@ def predict(rows: list[dict]) -> dict[str, Calibration]:
 def cells(rows: Iterable[dict]) -> list[dict]:
     """One dictionary for each cell in which both methods were measured, all methods in turns.
 
-    Beside what was asked: "balance" S K / (T N), 1 where both send as much; "speed_up" measured and "expected"
-    (of LV-XAttn over the ring; nan without predictions); "faster" and "chosen", the faster method and the one
-    that the model would have taken.
+    Beside what was asked: "balance" S K / (T N), 1 where both send as much; "speed_up" of LV-XAttn over the
+    ring, measured, and "expected", by the predictions (nan without); "faster" and "chosen", the method that
+    was faster and the one that the model would have taken.
     """
     groups = {}
     for row in rows:
@@ -76,7 +76,8 @@ def report(rows: list[dict], found: dict[str, Calibration]) -> list[str]:
         first = next(iter(own.rates.values()))
         lines.append(
             f"{n} hosts: {first.flops / 1e9:.1f} GFLOP/s each, {1e6 * first.latency:.0f} us a hop, "
-            f"{1e6 * first.visit:.0f} us a visit, {1e6 * first.start:.0f} us a call, overlap {first.overlap:g}"
+            f"{1e6 * first.visit:.0f} us a visit, "
+            f"{1e6 * first.start:.0f} us a call, overlap {first.overlap:g}"
         )
         links = (f"{_link(mbit)} {8 * rates.bandwidth / 1e6:.0f}" for mbit, rates in own.rates.items())
         lines.append(f"  Mbit/s found of {', '.join(links)}")

@@ -1,5 +1,6 @@
 """Hosts behind slow links with a process of one JAX device each, as `lv_xattn_network.py` talks to them."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -24,28 +25,34 @@ class Hosts:
     """
 
     def __init__(self, count: int, seconds: int):
-        self.workers, self.count = [], count
-        self.errors = tempfile.TemporaryFile("w+")
-        self.holder = subprocess.Popen(
-            [SCRIPT, "hold", str(count), str(seconds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            start_new_session=True,  # an interrupt of ours closes its input, which ends it in good order
-        )
+        self.count, self.seconds, self.workers = count, seconds, []
 
     def __enter__(self) -> "Hosts":
-        self._answer_of_holder()
+        with contextlib.ExitStack() as made:
+            self.errors = made.enter_context(tempfile.TemporaryFile("w+"))
+            self.holder = subprocess.Popen(
+                [SCRIPT, "hold", str(self.count), str(self.seconds)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.errors,
+                text=True,
+                start_new_session=True,  # an interrupt is ours; the end of its input is the holder's
+            )
+            made.callback(self._remove)
+            self._answer_of_holder()
+            self.made = made.pop_all()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *error) -> None:
+        self.made.close()
+
+    def _remove(self) -> None:
         for worker in self.workers:
             worker.kill()
-        self.holder.stdin.close()
-        self.holder.wait()
-        for worker in self.workers:
-            worker.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self.holder.stdin.close()
+        for process in (self.holder, *self.workers):
+            process.wait()
 
     def limit(self, mbit: int) -> None:
         """Lets every link carry so many Mbit/s in each direction; 0 = as fast as it can."""

@@ -1,7 +1,7 @@
-"""The tiny cross-attention model end to end, as `lv_xattn_network.py` compares it by the way that things travel.
+"""The tiny cross-attention model end to end, as `lv_xattn_network.py` compares it by what travels in it.
 
-One row of text and one clip that all of it sees, in stored features; the parameters are cut over the hosts as in
-training. "forward" is the loss, "both" the loss and the gradients of all parameters.
+One row of text and one clip that all of it sees, in stored features; the parameters are cut over the hosts as
+in training. "forward" is the loss, "both" the loss and the gradients of all parameters.
 """
 
 import jax

@@ -1,23 +1,23 @@
 r"""Cross-attention over links that are really slow: LV-XAttn beside ring attention and gathered keys.
 
-    sudo python -m experiments.benchmarks.lv_xattn_network              # says first how long it may take
-    sudo python -m experiments.benchmarks.lv_xattn_network --quick
-    sudo python -m experiments.benchmarks.lv_xattn_network --modes=model --ratios=64,256,1024
+    python -m experiments.benchmarks.lv_xattn_network              # says first how long it may take
+    python -m experiments.benchmarks.lv_xattn_network --quick
+    python -m experiments.benchmarks.lv_xattn_network --modes=model --ratios=64,256,1024
 
 Question  How much faster is a cross-attention whose queries travel than one whose keys do, over a slow link?
 Paper     2502.02406: up to 45.85 times in the cross-attention layers, 5.58 (10.62) times in a whole step.
-Hosts     network namespaces with a link each, limited by `tc tbf` in both directions (`network_hosts.sh`: needs
-          root and iproute2, leaves nothing behind); on each a process with a core and a JAX device, gloo between
-          them. Four hosts share two cores.
-Modes     layer  one cross-attention, its q, k and v given. There are fewer key heads than query heads, so many
-                 that the crossover, S K / N = T, lies between two ratios of the sweep
+Hosts     network namespaces with a link each, limited by `tc tbf` in both directions (`network_hosts.sh`:
+          needs root and iproute2, leaves nothing behind); on each a process with a core and a JAX device,
+          gloo between them. Four hosts share two cores.
+Modes     layer  one cross-attention, its q, k and v given. There are fewer key heads than query heads, so
+                 many that the crossover, S K / N = T, lies between two ratios of the sweep
           model  the tiny cross-attention model, loss and gradients (`lv_xattn_model.py`)
 Methods   `lv_xattn_methods.py`; all those of a cell take turns, round after round.
 
-A row has the median and the quartiles, over the rounds, of the seconds of the slowest host; the bytes that left
-the host that sent most ("sent") and each host, with headers and acknowledgements, beside those of the formula;
-and "predicted": seconds by `lwm/scaling/cross_attention_time.py`, under the rates that fit all rows of one layer
-on as many hosts best. What is in the output is not made again.
+A row has the median and the quartiles, over the rounds, of the seconds of the slowest host; the bytes that
+left the host that sent most ("sent") and each host, with headers and acknowledgements, beside those of the
+formula; and "predicted": seconds by `lwm/scaling/cross_attention_time.py`, under the rates that fit all rows
+of one layer on as many hosts best. What is in the output is not made again.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def measure(hosts: Hosts, cell: dict, direction: str, patience: float) -> dict[s
 
 
 def sweep(table: sweeps.Table, todo: list[dict], seconds: float, chosen: argparse.Namespace) -> None:
-    """Makes the rows of these cells, host count by host count; hosts are given up after three times `seconds`."""
+    """Makes the rows of these cells, host count by host count; hosts stand for three times `seconds`."""
     made = {"cores": len(os.sched_getaffinity(0)), "commit": sweeps.commit(), "note": chosen.note}
     for n, group in itertools.groupby(todo, key=lambda cell: cell["n"]):
         with Hosts(n, min(int(600 + 3 * seconds), LONGEST)) as hosts:

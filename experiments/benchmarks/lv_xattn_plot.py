@@ -1,4 +1,4 @@
-"""The picture of `lv_xattn_network.csv`: speed-ups by ratio, the crossover, and the model beside what was measured.
+"""The picture of `lv_xattn_network.csv`: speed-ups by ratio, the crossover, and what the model expects.
 
 python -m experiments.benchmarks.lv_xattn_plot experiments/results/lv_xattn_network.csv
 """

@@ -1,4 +1,4 @@
-"""What `lv_xattn_network.py` asks: cells, each with several methods in two directions, and rows that know them.
+"""What `lv_xattn_network.py` asks: cells, in each several methods in two directions, and how rows are known.
 
 A cell is a mode, a number of hosts, a rate and the shape of the cross-attention, as a dictionary:
     mode  "layer" or "model"          n     hosts                   mbit  Mbit/s of each link, 0 = no limit
@@ -32,7 +32,7 @@ COLUMNS = (
     *("seconds", "lower", "upper", "rounds", "sent", "sent_each", "formula", "predicted"),
     *("cores", "load", "commit", "note", "command"),
 )
-# For the estimate of the whole: FLOP/s of the machine, Mbit/s without a limit, seconds to call and to compile.
+# To plan with: FLOP/s of the machine, Mbit/s without a limit, seconds to call and to compile a program.
 GUESS_FLOPS, GUESS_MBIT, GUESS_CALL, GUESS_COMPILE = 60e9, 4000, 0.01, 1.5
 
 
@@ -67,7 +67,7 @@ def make_cells(
 
 def command(cell: dict, directions: Sequence[str]) -> str:
     """That asks a cell alone."""
-    words = [f"sudo python -m {MODULE} --modes={cell['mode']} --hosts={cell['n']} --mbit={cell['mbit']}"]
+    words = [f"python -m {MODULE} --modes={cell['mode']} --hosts={cell['n']} --mbit={cell['mbit']}"]
     words += [f"--key_heads={cell['K']} --ratios={cell['S'] // cell['T']} --queries={cell['T']}"]
     return " ".join([*words, f"--directions={','.join(directions)}"])
 

@@ -1,8 +1,8 @@
 """The rates of a machine, found from cross-attentions that were timed on it.
 
 Time is linear in seconds a FLOP, a visit, a byte, a hop and a call once it is known, phase by phase, whether
-computing or sending takes longer. So: assume it, solve, look again, until nothing changes; for several degrees
-of overlap, of which the one with the smallest error is kept. Errors are relative, so that a call of a
+computing or sending takes longer. So: assume it, solve, look again, until nothing changes; for several
+degrees of overlap, of which the one with the smallest error is kept. Errors are relative, so that a call of a
 millisecond counts as much as one of seconds. Every link has a bandwidth of its own; all else is shared.
 """
 

@@ -6,12 +6,14 @@ device computes, its link carries the next shard: the larger of both counts, if 
 keys hide their transfers only where t >= F / bandwidth or so, travelling queries where s is, and keys are
 many: that is the whole idea of the paper.
 
-    rotate_queries  LV-XAttn          rotate_keys  ring attention          gather_keys  all keys first, then all
-    gather_queries  all queries first, their outputs back                               computation, then dK, dV
+    rotate_queries  LV-XAttn
+    rotate_keys     ring attention
+    gather_keys     all keys first, then all computation, then the gradients of keys back
+    gather_queries  all queries first, then all computation, then outputs or gradients back
 
-The phases of a trip are those of `lwm/ops/round_trip.py`, in which the own shard is seen in two halves, beside
-the first transfer and the last. Bytes are those of the program (`lwm/ops/xattn_traffic.py`; a test compares
-them); gathered keys are sent back as gradients in their own dtype.
+The phases of a trip are those of `lwm/ops/round_trip.py`, in which the own shard is seen in two halves,
+beside the first transfer and the last. Bytes are those of the program (`lwm/ops/xattn_traffic.py`, and a test
+that compares them); gathered keys are sent back as gradients in their own dtype.
 """
 
 import dataclasses

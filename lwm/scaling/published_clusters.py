@@ -1,8 +1,8 @@
 """The clusters and models of the LV-XAttn paper (arXiv 2502.02406) in our model of its time.
 
-Model, not measurement: none of this hardware was run here. What the paper reports stands beside it; it does not
-say which cell of its sweep the largest figure is from, nor what share of its peak attention reached, so the
-number of text tokens and that share (`mfu`) are arguments.
+Model, not measurement: none of this hardware was run here. What the paper reports stands beside it; it does
+not say which cell of its sweep the largest figure is from, nor what share of its peak attention reached, so
+the number of text tokens and that share (`mfu`) are arguments.
 """
 
 import dataclasses
