@@ -10,8 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import lv_xattn_fit, lv_xattn_hosts, lv_xattn_network, lv_xattn_plot
+from experiments.benchmarks import (
+    lv_xattn_fit,
+    lv_xattn_hosts,
+    lv_xattn_network,
+    lv_xattn_plot,
+    lv_xattn_questions,
+)
 from experiments.benchmarks.lv_xattn_methods import Layer
+from lwm.compilation.collectives import collectives
+from lwm.compilation.hlo import Module
 from lwm.scaling.cross_attention_time import Rates, Shape, seconds
 
 SCRIPT = Path(lv_xattn_hosts.SCRIPT)
@@ -169,3 +177,14 @@ def test_hosts_that_cannot_be_are_refused(words, said, tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+@pytest.mark.parametrize("method", ["rotate_queries", "rotate_keys", "gather_keys", "alone", "hop"])
+def test_programs_send_what_the_formula_says(method, direction):
+    if (method, direction) == ("hop", "both"):
+        return
+    cell = {"mode": "layer", "n": len(jax.devices()), "T": 32, "S": 64, "N": 4, "K": 2, "H": 8}
+    found = collectives(Module(Layer(cell).compile(method, direction).as_text()))
+    assert all(own.certain for own in found)
+    assert sum(own.total for own in found) == lv_xattn_questions.formula(method, cell, direction)

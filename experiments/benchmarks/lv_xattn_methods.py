@@ -44,6 +44,9 @@ class Layer:
 
         def both(q, k, v, dout):
             out, pull = jax.vjp(wanted, q, k, v)
+            # Between the two passes of a model lie other layers. Here the compiler would see that both send
+            # the same keys or queries at first, and send them once.
+            pull, dout = lax.optimization_barrier((pull, dout))
             return out, *pull(dout)
 
         shapes = [

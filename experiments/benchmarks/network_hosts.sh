@@ -18,7 +18,7 @@ HOST=lwm-host SWITCH=lwm-switch LOCK=/run/lwm-hosts.lock
 MOST=8 LONGEST=21600 # hosts, seconds
 # What a bucket holds is sent at full speed after a pause. It is kept small beside the messages, frames are
 # large so that few timers are needed all the same, and what waits is never dropped for want of room.
-MTU=4000 BURST=12000 ROOM=16mb
+MTU=9000 BURST=20000 ROOM=16mb
 
 fail() {
   echo "error: $*" >&2
@@ -90,7 +90,7 @@ hold() {
   local tool name
   for tool in ip tc; do command -v $tool >/dev/null || fail "find $tool: not here; install iproute2"; done
   exec {lock}>"$LOCK" || fail "open $LOCK: not possible"
-  flock -n "$lock" || fail "lock $LOCK: hosts of another run stand; wait for it"
+  flock -w 10 "$lock" || fail "lock $LOCK: hosts of another run stand; wait for it"
   for name in $(names); do
     [[ ! -e /run/netns/$name && ! -e /etc/netns/$name ]] ||
       fail "make namespace $name: it exists already; ip netns delete $name; rm -r /etc/netns/$name"
