@@ -9,6 +9,7 @@ hop              k goes to the next device, and nothing else: what the link carr
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,21 @@ from lwm.parallel.mesh import make_mesh
 HOW = How(n=1, mask=Mask(causal=False), block=512)
 
 
+class Passes(NamedTuple):
+    """A forward program, which returns what its backward needs as well, and that backward program.
+
+    Not one program of both: it would see that the two passes begin by sending the same, and send that once.
+    In a model other layers lie between them.
+    """
+
+    forward: Any
+    backward: Any
+
+    def __call__(self, q, k, v, dout):
+        out, pull = self.forward(q, k, v)
+        return out, *self.backward(pull, dout)
+
+
 class Layer:
     """One cross-attention over all devices: float32, one row, made-up numbers.
 
@@ -39,23 +55,23 @@ class Layer:
         self.sharding = NamedSharding(self.mesh, PartitionSpec(None, "seq"))
 
     def compile(self, method: str, direction: str):
-        """A program of q, k, v (forward) or q, k, v, dout (both: out and three gradients)."""
+        """A program of q, k, v (forward), or `Passes` of q, k, v, dout (both: out and three gradients)."""
         wanted = functools.partial(attend, method)
-
-        def both(q, k, v, dout):
-            out, pull = jax.vjp(wanted, q, k, v)
-            # Between the two passes of a model lie other layers. Here the compiler would see that both send
-            # the same keys or queries at first, and send them once.
-            pull, dout = lax.optimization_barrier((pull, dout))
-            return out, *pull(dout)
-
-        shapes = [
+        *shapes, dout = [
             jax.ShapeDtypeStruct(shape, jnp.float32, sharding=self.sharding) for shape in self._shapes()
         ]
         with jax.set_mesh(self.mesh):
             if direction == "forward":
-                return jax.jit(wanted, out_shardings=self.sharding).lower(*shapes[:3]).compile()
-            return jax.jit(both, out_shardings=(self.sharding,) * 4).lower(*shapes).compile()
+                return jax.jit(wanted, out_shardings=self.sharding).lower(*shapes).compile()
+            lowered = jax.jit(lambda q, k, v: jax.vjp(wanted, q, k, v)).lower(*shapes)
+            forward = lowered.compile()
+            pull = jax.tree.map(
+                lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+                lowered.out_info[1],
+                forward.output_shardings[1],
+            )
+            pass_back = jax.jit(lambda pull, dout: pull(dout), out_shardings=(self.sharding,) * 3)
+            return Passes(forward, pass_back.lower(pull, dout).compile())
 
     def arrays(self, direction: str) -> list[jax.Array]:
         """What a program of that direction takes."""
