@@ -19,7 +19,7 @@ import time
 
 PORT = 7700
 SENT = pathlib.Path("/sys/class/net/eth0/statistics/tx_bytes")
-LOST = 300  # seconds after which a request is given up: a host that waits for a dead one would wait for ever
+LOST = 600  # seconds after which a request is given up: a host that waits for a dead one would wait for ever
 
 
 def start(hosts: int, number: int) -> None:

@@ -74,11 +74,10 @@ def report(rows: list[dict], found: dict[str, Calibration]) -> list[str]:
     lines = []
     for n, own in found.items():
         first = next(iter(own.rates.values()))
-        lines.append(
-            f"{n} hosts: {first.flops / 1e9:.1f} GFLOP/s each, {1e6 * first.latency:.0f} us a hop, "
-            f"{1e6 * first.visit:.0f} us a visit, "
-            f"{1e6 * first.start:.0f} us a call, overlap {first.overlap:g}"
-        )
+        speed = f"{first.flops / 1e9:.1f} GFLOP/s each, {first.flops / first.backward / 1e9:.1f} backward"
+        hop, visit, call = (1e6 * x for x in (first.latency, first.visit, first.start))
+        lines.append(f"{n} hosts: {speed}, overlap {first.overlap:g}")
+        lines.append(f"  besides {hop:.0f} us a hop, {visit:.0f} us a visit, {call:.0f} us a call")
         links = (f"{_link(mbit)} {8 * rates.bandwidth / 1e6:.0f}" for mbit, rates in own.rates.items())
         lines.append(f"  Mbit/s found of {', '.join(links)}")
         worst = max(map(abs, own.errors))

@@ -1,9 +1,10 @@
 """The rates of a machine, found from cross-attentions that were timed on it.
 
-Time is linear in seconds a FLOP, a visit, a byte, a hop and a call once it is known, phase by phase, whether
-computing or sending takes longer. So: assume it, solve, look again, until nothing changes; for several
-degrees of overlap, of which the one with the smallest error is kept. Errors are relative, so that a call of a
-millisecond counts as much as one of seconds. Every link has a bandwidth of its own; all else is shared.
+Time is linear in seconds a FLOP (forward, backward), a visit, a byte, a hop and a call, once it is known of
+each phase whether computing or sending takes longer. So: assume it, solve, look again; for several degrees of
+overlap, of which the one with the smallest error is kept. Errors are relative, so that a millisecond counts
+as much as seconds, and their absolute values are made small, not their squares: a row that something
+disturbed should not bend the others. Every link has a bandwidth of its own; all else is shared.
 """
 
 import dataclasses
@@ -15,7 +16,8 @@ import numpy as np
 from lwm.scaling.cross_attention_time import Rates, Shape, lasts, phases, seconds, spent
 
 OVERLAPS = tuple(step / 10 for step in range(11))
-TURNS = 40  # of assuming and solving; three or four are usual
+TURNS = 30  # of assuming and solving
+SMALL = 0.01  # errors below count alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,62 +74,62 @@ def calibrate(rows: Sequence[Measured]) -> Calibration:
     if bad := [row for row in rows if not row.seconds > 0]:
         raise ValueError(f"seconds: {bad[0].seconds} of {bad[0].way}; must be above 0")
     links = list(dict.fromkeys(row.link for row in rows))
-    return min((_solve(rows, links, overlap) for overlap in OVERLAPS), key=_square)
+    return min((_solve(rows, links, overlap) for overlap in OVERLAPS), key=_total)
 
 
 def _solve(rows: Sequence[Measured], links: list[str], overlap: float) -> Calibration:
     trips = [
         [
             phase
-            for back in (False, True)[: 1 + row.training]
-            for phase in phases(row.way, row.shape, backward=back)
+            for backward in (False, True)[: 1 + row.training]
+            for phase in phases(row.way, row.shape, backward=backward)
         ]
         for row in rows
     ]
     wanted = np.array([row.seconds for row in rows])
     longer = [[True] * len(trip) for trip in trips]  # whether computing takes longer than sending
+    weights, best = np.ones(len(rows)), None
     for turn in range(TURNS):
         # First as if nothing overlapped, then as it does: a start that favours neither side.
         hidden = overlap if turn else 0.0
-        pairs = zip(rows, trips, longer, strict=True)
         table = np.array(
-            [_row(trip, own, links.index(row.link), len(links), hidden) for row, trip, own in pairs]
+            [
+                _row(trip, own, links.index(row.link), len(links), hidden)
+                for row, trip, own in zip(rows, trips, longer, strict=True)
+            ]
         )
-        rates = _rates(_positive(table / wanted[:, None]), links, overlap)
-        now = [
-            [_computes(phase, rates[row.link]) for phase in trip]
-            for row, trip in zip(rows, trips, strict=True)
-        ]
-        if turn and now == longer:
-            break
-        longer = now
-    found = [
-        rates[row.link].start + sum(lasts(phase, rates[row.link]) for phase in trip)
-        for row, trip in zip(rows, trips, strict=True)
-    ]
-    return Calibration(rates, tuple(float(x) for x in np.array(found) / wanted - 1))
+        rates = _rates(_positive(table / wanted[:, None], weights), links, overlap)
+        pairs = [(trip, rates[row.link]) for row, trip in zip(rows, trips, strict=True)]
+        found = [own.start + sum(lasts(phase, own) for phase in trip) for trip, own in pairs]
+        errors = np.array(found) / wanted - 1
+        now = Calibration(rates, tuple(map(float, errors)))
+        best = min(filter(None, (best, now)), key=_total)
+        longer = [[_computes(phase, own) for phase in trip] for trip, own in pairs]
+        weights = 1 / np.sqrt(np.maximum(np.abs(errors), SMALL))
+    return best
 
 
 def _row(trip, longer: list[bool], link: int, links: int, overlap: float) -> np.ndarray:
-    """How often a trip counts each unknown: a FLOP, a visit, a hop, a call, then a byte on each link."""
-    row = np.zeros(4 + links)
-    row[3] = 1
+    """How often a trip counts each unknown: a FLOP, one back, a visit, a hop, a call, a byte on each link."""
+    row = np.zeros(5 + links)
+    row[4] = 1
     for phase, computes in zip(trip, longer, strict=True):
         computing, sending = (1, 1 - overlap) if computes else (1 - overlap, 1)
         row[0] += computing * phase.work
-        row[1] += computing * phase.visits
-        row[2] += sending * phase.hops
-        row[4 + link] += sending * phase.load
+        row[1] += computing * phase.work_back
+        row[2] += computing * phase.visits
+        row[3] += sending * phase.hops
+        row[5 + link] += sending * phase.load
     return row
 
 
-def _positive(table: np.ndarray) -> np.ndarray:
-    """x >= 0 with table @ x close to 1 everywhere; what would be negative is left out and 0."""
+def _positive(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """x >= 0 with table @ x close to 1, where weights are large above all; what would be negative is 0."""
     scale = np.abs(table).max(axis=0)
     kept = np.flatnonzero(scale)
     x = np.zeros(table.shape[1])
     while len(kept):
-        part = np.linalg.lstsq(table[:, kept] / scale[kept], np.ones(len(table)), rcond=None)[0]
+        part = np.linalg.lstsq(table[:, kept] / scale[kept] * weights[:, None], weights, rcond=None)[0]
         if part.min() >= 0:
             x[kept] = part / scale[kept]
             break
@@ -136,13 +138,14 @@ def _positive(table: np.ndarray) -> np.ndarray:
 
 
 def _rates(x: np.ndarray, links: list[str], overlap: float) -> dict[str, Rates]:
-    flop, visit, hop, call, *byte = (float(value) for value in x)
+    flop, back, visit, hop, call, *byte = (float(value) for value in x)
+    backward = back / flop if flop else 1.0
 
     def speed(cost: float) -> float:
         return 1 / cost if cost else math.inf
 
     return {
-        link: Rates(speed(flop), speed(cost), latency=hop, visit=visit, start=call, overlap=overlap)
+        link: Rates(speed(flop), speed(cost), hop, visit, call, backward, overlap)
         for link, cost in zip(links, byte, strict=True)
     }
 
@@ -152,5 +155,5 @@ def _computes(phase, rates: Rates) -> bool:
     return computing >= sending
 
 
-def _square(found: Calibration) -> float:
-    return sum(error * error for error in found.errors)
+def _total(found: Calibration) -> float:
+    return sum(map(abs, found.errors))

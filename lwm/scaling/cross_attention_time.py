@@ -61,6 +61,7 @@ class Rates:
       latency: seconds that a hop takes besides its bytes.
       visit: seconds that a visit takes besides its operations.
       start: seconds that a call takes besides its hops and visits.
+      backward: how much slower operations of the backward are than those of the forward, 1 = not at all.
       overlap: which share of the shorter of computing and sending is hidden behind the longer: 1 where both
         run at once, 0 where one waits for the other.
     """
@@ -70,6 +71,7 @@ class Rates:
     latency: float = 0.0
     visit: float = 0.0
     start: float = 0.0
+    backward: float = 1.0
     overlap: float = 1.0
 
 
@@ -78,13 +80,14 @@ class Phase:
     """A stretch between two waits: what a device computes in it and what its link carries meanwhile.
 
     Attributes:
-      work: floating-point operations.
+      work, work_back: floating-point operations of the forward, or of the backward.
       visits: shards looked at; a half counts as one.
       load: bytes sent.
       hops: messages, one after another.
     """
 
     work: float = 0.0
+    work_back: float = 0.0
     visits: int = 0
     load: float = 0.0
     hops: int = 0
@@ -122,17 +125,22 @@ def phases(way: str, shape: Shape, *, backward: bool) -> list[Phase]:
     """
     visitor, result = messages(way, shape, backward=backward)
     n, t, s = shape.n, math.ceil(shape.T / shape.n), math.ceil(shape.S / shape.n)
-    work = 4 * shape.B * t * s * shape.N * shape.H * (BACKWARD if backward else 1)
+    work = 4 * shape.B * t * s * shape.N * shape.H
+
+    def computing(share: float) -> dict[str, float]:
+        return {"work_back": share * BACKWARD * work} if backward else {"work": share * work}
+
     if n == 1:
-        return [Phase(work, 1)]
+        return [Phase(**computing(1), visits=1)]
     if way.startswith("gather"):
-        found = Phase(load=(n - 1) * visitor, hops=n - 1), Phase(n * work, n)
-        found += (Phase(load=(n - 1) * result, hops=n - 1),)
-        return [phase for phase in found if phase.work or phase.load]
+        there, back = (Phase(load=(n - 1) * load, hops=n - 1) for load in (visitor, result))
+        found = there, Phase(**computing(n), visits=n), back
+        return [phase for phase in found if phase.visits or phase.load]
 
     def phase(share: float, visitors: int, results: int) -> Phase:
         results *= result > 0
-        return Phase(share * work, 1, visitors * visitor + results * result, visitors + results)
+        load = visitors * visitor + results * result
+        return Phase(**computing(share), visits=1, load=load, hops=visitors + results)
 
     if n == 2:
         return [phase(0.5, 1, 0), phase(1, 0, 0), phase(0.5, 0, 1)]
@@ -142,7 +150,7 @@ def phases(way: str, shape: Shape, *, backward: bool) -> list[Phase]:
 
 def spent(phase: Phase, rates: Rates) -> tuple[float, float]:
     """Seconds that a phase takes to compute, and to send, each by itself."""
-    computing = phase.work / rates.flops + phase.visits * rates.visit
+    computing = (phase.work + rates.backward * phase.work_back) / rates.flops + phase.visits * rates.visit
     return computing, phase.load / rates.bandwidth + phase.hops * rates.latency
 
 

@@ -24,7 +24,7 @@ from lwm.scaling.cross_attention_time import (
 )
 
 SHAPE = Shape(T=128, S=8192, N=16, K=8, H=64, n=4)
-RATES = Rates(flops=40e9, bandwidth=25e6, latency=3e-4, visit=1e-4, start=1e-3)
+RATES = Rates(flops=40e9, bandwidth=25e6, latency=3e-4, visit=1e-4, start=1e-3, backward=1.2)
 
 
 @pytest.mark.parametrize("way", WAYS[:3])
@@ -45,7 +45,7 @@ def test_a_trip_computes_and_sends_everything_once(way, n, backward):
     shape = dataclasses.replace(SHAPE, T=384, S=24_576, n=n)
     found = phases(way, shape, backward=backward)
     work = 4 * 384 / n * 24_576 * 16 * 64 * (2.5 if backward else 1)
-    assert sum(phase.work for phase in found) == pytest.approx(work)
+    assert sum(phase.work_back if backward else phase.work for phase in found) == pytest.approx(work)
     assert sum(phase.load for phase in found) == sent(way, shape, backward=backward)
 
 
