@@ -105,10 +105,13 @@ def test_cells_say_who_is_faster_and_where_the_crossover_is(benchmark):
     for (K, S, _), cell in found.items():
         assert cell["balance"] == int(S) / 128 * int(K) / 16
         assert (cell["speed_up"] > 1) == (cell["balance"] > 1)
-        assert cell["faster"] == cell["chosen"]
+        assert cell["faster"] == cell["chosen"] == cell["lighter"]
     said = "\n".join(lv_xattn_fit.report(rows, lv_xattn_fit.calibrations(rows)))
     assert "overlap 0" in said and "200 Mbit/s 200" in said
-    assert "picks the faster one in 16 of 16 cells" in said
+    assert (
+        "shorter prediction picks the faster one in 16 of 16" in said
+        and "bytes picks the faster one in 16" in said
+    )
 
 
 def test_picture_is_made_of_what_is_there(benchmark, tmp_path):
