@@ -83,7 +83,8 @@ def report(rows: list[dict], found: dict[str, Calibration]) -> list[str]:
         speed = f"{first.flops / 1e9:.1f} GFLOP/s each, {first.flops / first.backward / 1e9:.1f} backward"
         hop, visit, call = (1e6 * x for x in (first.latency, first.visit, first.start))
         lines.append(f"{n} hosts: {speed}, overlap {first.overlap:g}")
-        lines.append(f"  besides {hop:.0f} us a hop, {visit:.0f} us a visit, {call:.0f} us a call")
+        copy = f"{1e9 * first.copy:.2f} ns a byte in the device"
+        lines.append(f"  besides {hop:.0f} us a hop, {visit:.0f} us a visit, {call:.0f} us a call, {copy}")
         links = (f"{_link(mbit)} {8 * rates.bandwidth / 1e6:.0f}" for mbit, rates in own.rates.items())
         lines.append(f"  Mbit/s found of {', '.join(links)}")
         worst = max(map(abs, own.errors))

@@ -37,7 +37,7 @@ from experiments.benchmarks.lv_xattn_questions import (
     DIRECTIONS,
     KEY,
     METHODS,
-    QUERIES,
+    SHAPES,
     command,
     expected,
     formula,
@@ -120,7 +120,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=0, help="T; by default that of the mode")
     parser.add_argument("--directions", type=words, default=list(DIRECTIONS), help="forward,both")
     parser.add_argument(
-        "--patience", type=float, default=20, help="seconds for the rounds of a cell, if 3 fit"
+        "--patience", type=float, default=10, help="seconds for the rounds of a cell, if 3 fit"
     )
     parser.add_argument(
         "--quick", action="store_true", help="2 hosts, 200 Mbit/s, 8 key heads, ratios 1 and 64"
@@ -131,7 +131,7 @@ def arguments() -> argparse.Namespace:
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.hosts, chosen.mbit, chosen.key_heads, chosen.ratios = [2], [200], [8], [1, 64]
-    for name, known in (("modes", tuple(QUERIES)), ("directions", DIRECTIONS)):
+    for name, known in (("modes", tuple(SHAPES)), ("directions", DIRECTIONS)):
         if unknown := set(getattr(chosen, name)) - set(known):
             parser.error(f"--{name}: {', '.join(sorted(unknown))}; of {', '.join(known)}")
     for name, least in (("hosts", 2), ("mbit", 0), ("key_heads", 1), ("ratios", 1)):

@@ -18,13 +18,10 @@ METHODS = {
     ("model", "forward"): ("rotate_queries", "rotate_keys"),
     ("model", "both"): ("rotate_queries", "rotate_keys"),
 }
-# Of one layer the key heads are swept; the model has those of its size "tiny".
-HEADS, KEY_HEADS, HEAD_SIZE = (
-    {"layer": 16, "model": 4},
-    {"layer": None, "model": (2,)},
-    {"layer": 64, "model": 32},
-)
-QUERIES = {"layer": 128, "model": 128}
+SHAPES = {
+    "layer": {"T": 128, "N": 16, "H": 64},  # K is swept
+    "model": {"T": 128, "N": 4, "K": 2, "H": 32},  # as its size "tiny" says
+}
 ROUNDS = 3, 9  # of a cell: at least and at most
 KEY = ("mode", "method", "direction", "n", "mbit", "T", "S", "N", "K", "H")
 COLUMNS = (
@@ -32,8 +29,9 @@ COLUMNS = (
     *("seconds", "lower", "upper", "rounds", "sent", "sent_each", "formula", "predicted"),
     *("cores", "load", "commit", "note", "command"),
 )
-# To plan with: FLOP/s of the machine, Mbit/s without a limit, seconds to call and to compile a program.
-GUESS_FLOPS, GUESS_MBIT, GUESS_CALL, GUESS_COMPILE = 60e9, 4000, 0.01, 1.5
+# To plan with: FLOP/s of the machine, Mbit/s without a limit, seconds to call and to compile a program, bytes
+# of the parameters that a model gathers.
+GUESS_FLOPS, GUESS_MBIT, GUESS_CALL, GUESS_COMPILE, GUESS_PARAMETERS = 60e9, 4000, 0.01, 1.5, 12e6
 
 
 def make_cells(
@@ -55,13 +53,14 @@ def make_cells(
     """
     found = []
     for mode, n in itertools.product(modes, hosts):
-        T, N = queries or QUERIES[mode], HEADS[mode]
+        shape = SHAPES[mode]
+        T, N = queries or shape["T"], shape["N"]
         if T % (2 * n):
             raise ValueError(f"--queries: {T} do not make two equal runs on each of {n} hosts")
-        for K, ratio, mbit in itertools.product(KEY_HEADS[mode] or key_heads, ratios, rates):
+        for K, ratio, mbit in itertools.product([shape["K"]] if "K" in shape else key_heads, ratios, rates):
             if N % K:
                 raise ValueError(f"--key_heads: {K} do not divide {N} query heads")
-            found.append(dict(mode=mode, n=n, mbit=mbit, T=T, S=ratio * T, N=N, K=K, H=HEAD_SIZE[mode]))
+            found.append(shape | dict(mode=mode, n=n, mbit=mbit, T=T, S=ratio * T, K=K))
     return found
 
 
@@ -73,9 +72,12 @@ def command(cell: dict, directions: Sequence[str]) -> str:
 
 
 def formula(method: str, cell: dict, direction: str) -> int | None:
-    """Bytes that a host sends; None where no formula says so."""
-    if cell["mode"] != "layer":
-        return None
+    """Bytes that a host sends; None where no formula says so: a model sends parameters as well."""
+    return layer_bytes(method, cell, direction) if cell["mode"] == "layer" else None
+
+
+def layer_bytes(method: str, cell: dict, direction: str) -> int:
+    """Bytes that a host sends in one cross-attention."""
     if method == "hop":
         return 4 * cell["S"] // cell["n"] * cell["K"] * cell["H"]
     if method not in WAYS:
@@ -86,14 +88,17 @@ def formula(method: str, cell: dict, direction: str) -> int | None:
 
 def expected(cell: dict, directions: Sequence[str], rates: int, patience: float) -> float:
     """Seconds that a cell may take, with its share of compiling for so many rates: a guess, to plan with."""
-    total = 0.0
+    total, model = 0.0, cell["mode"] == "model"
     for direction in directions:
         methods = METHODS[cell["mode"], direction]
-        bits = 8 * sum(formula(method, cell, direction) or 0 for method in methods)
+        count = sum(layer_bytes(method, cell, direction) for method in methods)
+        count = 2 * count + len(methods) * GUESS_PARAMETERS if model else count
+        bits = 8 * count * (2 if cell["n"] == 2 else 1)  # two hosts take turns, see `lv_xattn_network.py`
         work = 4 * cell["T"] * cell["S"] * cell["N"] * cell["H"] * (3.5 if direction == "both" else 1)
-        seconds = bits / 1e6 / (cell["mbit"] or GUESS_MBIT) + len(methods) * (work / GUESS_FLOPS + GUESS_CALL)
+        computing = len(methods) * ((1 + model) * work / GUESS_FLOPS + GUESS_CALL)
+        seconds = bits / 1e6 / (cell["mbit"] or GUESS_MBIT) + computing
         total += seconds * (1 + rounds_for(seconds, patience))
-        total += len(methods) * GUESS_COMPILE * cell["n"] / 2 / rates
+        total += len(methods) * GUESS_COMPILE * (1 + 4 * model) * cell["n"] / 2 / rates
     return total
 
 

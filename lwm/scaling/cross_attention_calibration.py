@@ -1,9 +1,9 @@
 """The rates of a machine, found from cross-attentions that were timed on it.
 
 Time is linear in seconds a FLOP (forward, backward), a visit, a byte, a hop and a call, once it is known of
-each phase whether computing or sending takes longer. So: assume it, solve, look again; for several degrees of
-overlap, of which the one with the smallest error is kept. Errors are relative, so that a millisecond counts
-as much as seconds, and their absolute values are made small, not their squares: a row that something
+each phase whether the device or its link takes longer. So: assume it, solve, look again; for several degrees
+of overlap, of which the one with the smallest error is kept. Errors are relative, so that a millisecond
+counts as much as seconds, and their absolute values are made small, not their squares: a row that something
 disturbed should not bend the others. Every link has a bandwidth of its own; all else is shared.
 """
 
@@ -110,8 +110,8 @@ def _solve(rows: Sequence[Measured], links: list[str], overlap: float) -> Calibr
 
 
 def _row(trip, longer: list[bool], link: int, links: int, overlap: float) -> np.ndarray:
-    """How often a trip counts each unknown: a FLOP, one back, a visit, a hop, a call, a byte on each link."""
-    row = np.zeros(5 + links)
+    """How often a trip counts each unknown, in the order of `_rates`."""
+    row = np.zeros(6 + links)
     row[4] = 1
     for phase, computes in zip(trip, longer, strict=True):
         computing, sending = (1, 1 - overlap) if computes else (1 - overlap, 1)
@@ -119,7 +119,9 @@ def _row(trip, longer: list[bool], link: int, links: int, overlap: float) -> np.
         row[1] += computing * phase.work_back
         row[2] += computing * phase.visits
         row[3] += sending * phase.hops
-        row[5 + link] += sending * phase.load
+        # Without overlap nothing tells a byte in the device from one on the link.
+        row[5] += computing * phase.load * (overlap > 0)
+        row[6 + link] += sending * phase.load
     return row
 
 
@@ -138,14 +140,14 @@ def _positive(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _rates(x: np.ndarray, links: list[str], overlap: float) -> dict[str, Rates]:
-    flop, back, visit, hop, call, *byte = (float(value) for value in x)
+    flop, back, visit, hop, call, copy, *byte = (float(value) for value in x)
     backward = back / flop if flop else 1.0
 
     def speed(cost: float) -> float:
         return 1 / cost if cost else math.inf
 
     return {
-        link: Rates(speed(flop), speed(cost), hop, visit, call, backward, overlap)
+        link: Rates(speed(flop), speed(cost), hop, visit, call, copy, backward, overlap)
         for link, cost in zip(links, byte, strict=True)
     }
 

@@ -61,6 +61,7 @@ class Rates:
       latency: seconds that a hop takes besides its bytes.
       visit: seconds that a visit takes besides its operations.
       start: seconds that a call takes besides its hops and visits.
+      copy: seconds that the device itself is busy with a byte that it sends and another that it receives.
       backward: how much slower operations of the backward are than those of the forward, 1 = not at all.
       overlap: which share of the shorter of computing and sending is hidden behind the longer: 1 where both
         run at once, 0 where one waits for the other.
@@ -71,6 +72,7 @@ class Rates:
     latency: float = 0.0
     visit: float = 0.0
     start: float = 0.0
+    copy: float = 0.0
     backward: float = 1.0
     overlap: float = 1.0
 
@@ -149,8 +151,9 @@ def phases(way: str, shape: Shape, *, backward: bool) -> list[Phase]:
 
 
 def spent(phase: Phase, rates: Rates) -> tuple[float, float]:
-    """Seconds that a phase takes to compute, and to send, each by itself."""
-    computing = (phase.work + rates.backward * phase.work_back) / rates.flops + phase.visits * rates.visit
+    """Seconds for which a phase keeps the device busy, and its link."""
+    computing = (phase.work + rates.backward * phase.work_back) / rates.flops
+    computing += phase.visits * rates.visit + phase.load * rates.copy
     return computing, phase.load / rates.bandwidth + phase.hops * rates.latency
 
 

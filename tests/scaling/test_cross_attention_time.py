@@ -95,8 +95,10 @@ def test_the_faster_way_changes_at_the_crossover(K, overlap):
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 1.0])
 def test_calibration_gives_back_the_rates_that_made_the_rows(overlap):
     links = {"200": 25e6, "1000": 120e6, "0": 2e9}
+    copy = 1e-9 * (overlap > 0)
     rates = {
-        link: dataclasses.replace(RATES, bandwidth=speed, overlap=overlap) for link, speed in links.items()
+        link: dataclasses.replace(RATES, bandwidth=speed, copy=copy, overlap=overlap)
+        for link, speed in links.items()
     }
     rows = []
     for link, own in rates.items():
