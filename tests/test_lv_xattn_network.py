@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,29 @@ def test_programs_send_what_the_formula_says(method, direction):
     found = [own for each in passes for own in collectives(Module(each.as_text()))]
     assert all(own.certain for own in found)
     assert sum(own.total for own in found) == lv_xattn_questions.formula(method, cell, direction)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "end", ["the end of its input", signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=str
+)
+def test_nothing_is_left_of_hosts(end):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([SCRIPT, "hold", "2", "60"], stdin=subprocess.PIPE, **pipes) as holder:
+        if holder.stdout.readline() != "ok\n":
+            pytest.skip(holder.stderr.read().strip())
+        print("rate 200", file=holder.stdin, flush=True)
+        assert holder.stdout.readline() == "ok\n"
+        words = [SCRIPT, "enter", "1", "sh", "-c", "cat /proc/sys/kernel/hostname; exec sleep 60"]
+        with subprocess.Popen(words, **pipes) as guest:
+            assert guest.stdout.readline() == "lwm-host1\n"
+            if isinstance(end, str):
+                holder.stdin.close()
+            else:
+                holder.send_signal(end)
+            holder.wait(timeout=20)
+            # The guard holds the lock until all is removed, whatever became of the holder.
+            subprocess.run(["flock", "-w", "20", "/run/lwm-hosts.lock", "true"], check=True)
+            assert guest.wait(timeout=20)
+    assert "lwm-" not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    assert not Path("/etc/netns/lwm-host0").exists()

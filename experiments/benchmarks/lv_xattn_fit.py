@@ -87,7 +87,12 @@ def report(rows: list[dict], found: dict[str, Calibration]) -> list[str]:
         lines.append(f"  besides {hop:.0f} us a hop, {visit:.0f} us a visit, {call:.0f} us a call, {copy}")
         links = (f"{_link(mbit)} {8 * rates.bandwidth / 1e6:.0f}" for mbit, rates in own.rates.items())
         lines.append(f"  Mbit/s found of {', '.join(links)}")
-        worst = max(map(abs, own.errors))
+        worst, kinds = (
+            max(map(abs, own.errors)),
+            {"nothing": 0.0, "all": 1.0, "what was found": first.overlap},
+        )
+        means = (f"{own.overlaps[overlap]:.1%} if {what}" for what, overlap in kinds.items())
+        lines.append(f"  mean error {', '.join(means)} is hidden")
         lines.append(
             f"  {own.within(CLOSE):.1%} of {len(own.errors)} rows within {CLOSE:.0%}, worst {worst:.0%}"
         )

@@ -102,7 +102,7 @@ hold() {
   local ends=$((SECONDS + $2)) word mbit
   make
   echo ok
-  while read -r -t $((ends > SECONDS ? ends - SECONDS : 0)) word mbit; do
+  while ((ends > SECONDS)) && read -r -t $((ends - SECONDS)) word mbit; do
     [[ $word == rate ]] && whole "$mbit" || fail "input ${word@Q} ${mbit@Q}; rate and a whole number of Mbit/s"
     limit "$mbit"
     echo ok

@@ -112,6 +112,7 @@ def test_calibration_gives_back_the_rates_that_made_the_rows(overlap):
     assert found.within(1e-6) == 1
     for link, own in rates.items():
         assert dataclasses.astuple(found.rates[link]) == pytest.approx(dataclasses.astuple(own), rel=1e-3)
+    assert found.overlaps[overlap] < 1e-6 < 1e-2 < found.overlaps[1 - overlap]
     assert found.predict(rows[7]) == pytest.approx(rows[7].seconds)
 
 
