@@ -26,11 +26,10 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
     found = cells(rows)
     if not found:
         return
-    hosts = sorted({cell["n"] for cell in found}, key=int)
+    hosts, most = (max((cell[name] for cell in found), key=int) for name in ("n", "K"))
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     axes = figure.subplots(1, 3)
-    most = max(int(cell["K"]) for cell in found)
-    draw_ratios(axes[0], [cell for cell in found if cell["n"] == hosts[-1] and int(cell["K"]) == most])
+    draw_ratios(axes[0], [cell for cell in found if (cell["n"], cell["K"]) == (hosts, most)])
     draw_crossover(axes[1], found)
     draw_model(axes[2], rows)
     for axis in axes:
@@ -41,17 +40,16 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
 
 def draw_ratios(axis: Axes, found: list[dict]) -> None:
     """Speed-up over the ring by S / T, forward and backward: points measured, lines by the model."""
-    own = [cell for cell in found if cell["direction"] == "both"]
+    own = [cell for cell in found if cell["direction"] == "both"] or found
     for mbit in sorted({cell["mbit"] for cell in own}, key=int):
         line = sorted((int(cell["S"]) / int(cell["T"]), cell) for cell in own if cell["mbit"] == mbit)
         x, colour = [ratio for ratio, _ in line], COLOURS.get(mbit, "#888888")
         axis.plot(x, [cell["speed_up"] for _, cell in line], "o", color=colour, label=_link(mbit))
         axis.plot(x, [cell["expected"] for _, cell in line], "-", color=colour, linewidth=1)
     axis.axhline(1, color="black", linewidth=0.6)
-    axis.set_xscale("log", base=4)
-    axis.set_yscale("log")
+    _by_fours(axis)
     axis.set_xlabel("keys for each query, S / T")
-    axis.set_title(_title("LV-XAttn over the ring, forward + backward", own), fontsize=9, loc="left")
+    axis.set_title(_title("LV-XAttn over the ring", own), fontsize=9, loc="left")
     axis.legend(frameon=False, fontsize=8)
 
 
@@ -63,8 +61,7 @@ def draw_crossover(axis: Axes, found: list[dict]) -> None:
         axis.plot(x, y, ".", color=COLOURS.get(mbit, "#888888"), label=_link(mbit))
     axis.axhline(1, color="black", linewidth=0.6)
     axis.axvline(1, color="black", linewidth=0.6, linestyle=":")
-    axis.set_xscale("log", base=4)
-    axis.set_yscale("log")
+    _by_fours(axis)
     axis.set_xlabel("S K / (T N): 1 = both send as much")
     axis.set_title("LV-XAttn over the ring: who is faster", fontsize=9, loc="left")
 
@@ -89,8 +86,16 @@ def draw_model(axis: Axes, rows: list[dict]) -> None:
     axis.legend(frameon=False, fontsize=8)
 
 
+def _by_fours(axis: Axes) -> None:
+    axis.set_xscale("log", base=4)
+    axis.set_yscale("log")
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_formatter(lambda value, _: f"{value:g}")
+
+
 def _title(text: str, own: list[dict]) -> str:
-    return f"{text}\n{own[0]['n']} hosts, {own[0]['N']} query and {own[0]['K']} key heads" if own else text
+    what = {"both": "forward + backward", "forward": "forward"}[own[0]["direction"]]
+    return f"{text}, {what}\n{own[0]['n']} hosts, {own[0]['N']} query and {own[0]['K']} key heads"
 
 
 def _link(mbit: str) -> str:
