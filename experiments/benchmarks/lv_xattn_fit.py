@@ -5,7 +5,7 @@ By itself, with the predictions of a table made anew and a report:
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from experiments import sweeps
 from experiments.benchmarks.lv_xattn_questions import COLUMNS, KEY
@@ -77,48 +77,42 @@ def cells(rows: Iterable[dict]) -> list[dict]:
 
 def report(rows: list[dict], found: dict[str, Calibration]) -> list[str]:
     """What is to be said in words, a line each."""
-    lines = []
-    for n, own in found.items():
-        first = next(iter(own.rates.values()))
-        speed = f"{first.flops / 1e9:.1f} GFLOP/s each, {first.flops / first.backward / 1e9:.1f} backward"
-        hop, visit, call = (1e6 * x for x in (first.latency, first.visit, first.start))
-        lines.append(f"{n} hosts: {speed}, overlap {first.overlap:g}")
-        copy = f"{1e9 * first.copy:.2f} ns a byte in the device"
-        lines.append(f"  besides {hop:.0f} us a hop, {visit:.0f} us a visit, {call:.0f} us a call, {copy}")
-        links = (f"{_link(mbit)} {8 * rates.bandwidth / 1e6:.0f}" for mbit, rates in own.rates.items())
-        lines.append(f"  Mbit/s found of {', '.join(links)}")
-        worst, kinds = (
-            max(map(abs, own.errors)),
-            {"nothing": 0.0, "all": 1.0, "what was found": first.overlap},
-        )
-        means = (f"{own.overlaps[overlap]:.1%} if {what}" for what, overlap in kinds.items())
-        lines.append(f"  mean error {', '.join(means)} is hidden")
-        lines.append(
-            f"  {own.within(CLOSE):.1%} of {len(own.errors)} rows within {CLOSE:.0%}, worst {worst:.0%}"
-        )
-    for mode in dict.fromkeys(cell["mode"] for cell in cells(rows)):
-        own = [cell for cell in cells(rows) if cell["mode"] == mode]
-        best = max(own, key=lambda cell: cell["speed_up"])
-        where = (
-            f"{best['n']} hosts, {_link(best['mbit'])}, S/T {int(best['S']) // int(best['T'])}, K {best['K']}"
-        )
-        lines.append(
-            f"{mode}: LV-XAttn up to {best['speed_up']:.2f} times the ring ({where}, {best['direction']})"
-        )
-        for column, what in (("chosen", "the shorter prediction"), ("lighter", "fewer bytes")):
-            asked = [cell for cell in own if cell[column]]
-            right = sum(cell["faster"] == cell[column] for cell in asked)
+    lines = [line for n, own in found.items() for line in _rates_in_words(n, own)]
+    groups = {}
+    for cell in cells(rows):
+        groups.setdefault(cell["mode"], []).append(cell)
+    return lines + [line for mode, own in groups.items() for line in _cells_in_words(mode, own)]
+
+
+def _rates_in_words(n: str, found: Calibration) -> Iterator[str]:
+    own = next(iter(found.rates.values()))
+    speeds = f"{own.flops / 1e9:.1f} GFLOP/s each, {own.flops / own.backward / 1e9:.1f} backward"
+    yield f"{n} hosts: {speeds}, overlap {own.overlap:g}"
+    hop, visit, call = (f"{1e6 * cost:.0f} us" for cost in (own.latency, own.visit, own.start))
+    costs = f"{hop} a hop, {visit} a visit, {call} a call, {1e9 * own.copy:.2f} ns a byte in the device"
+    yield f"  besides {costs}"
+    links = (f"{_link(mbit)} {8 * rates.bandwidth / 1e6:.0f}" for mbit, rates in found.rates.items())
+    yield f"  Mbit/s found of {', '.join(links)}"
+    nothing, everything, best = (found.overlaps[share] for share in (0.0, 1.0, own.overlap))
+    yield f"  mean error {best:.1%}; if nothing is hidden {nothing:.1%}, if everything {everything:.1%}"
+    worst = max(map(abs, found.errors))
+    yield f"  {found.within(CLOSE):.1%} of {len(found.errors)} rows within {CLOSE:.0%}, worst {worst:.0%}"
+
+
+def _cells_in_words(mode: str, own: list[dict]) -> Iterator[str]:
+    best = max(own, key=lambda cell: cell["speed_up"])
+    where = f"{best['n']} hosts, {_link(best['mbit'])}, S/T {int(best['S']) // int(best['T'])}, K {best['K']}"
+    yield f"{mode}: LV-XAttn up to {best['speed_up']:.2f} times the ring ({where}, {best['direction']})"
+    for column, what in (("chosen", "the shorter prediction"), ("lighter", "fewer bytes")):
+        if asked := [cell for cell in own if cell[column]]:
             wrong = [cell["speed_up"] for cell in asked if cell["faster"] != cell[column]]
+            right = len(asked) - len(wrong)
             alike = right + sum(max(ratio, 1 / ratio) <= 1 + ALIKE for ratio in wrong)
-            if asked:
-                lines.append(f"  {what} picks the faster one in {right} of {len(asked)} cells")
-                lines.append(f"    or one that takes at most {ALIKE:.0%} longer in {alike}")
-        near = sum(abs(cell["expected"] / cell["speed_up"] - 1) <= CLOSE for cell in own)
-        if any(cell["chosen"] for cell in own):
-            lines.append(
-                f"  predicted speed-ups within {CLOSE:.0%} of the measured ones: {near} of {len(own)}"
-            )
-    return lines
+            yield f"  {what} picks the faster one in {right} of {len(asked)} cells"
+            yield f"    or one that takes at most {ALIKE:.0%} longer in {alike}"
+    if asked := [cell for cell in own if cell["chosen"]]:
+        near = sum(abs(cell["expected"] / cell["speed_up"] - 1) <= CLOSE for cell in asked)
+        yield f"  predicted speed-ups within {CLOSE:.0%} of the measured ones: {near} of {len(asked)}"
 
 
 def _link(mbit: str) -> str:

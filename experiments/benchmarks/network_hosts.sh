@@ -79,6 +79,7 @@ remove() {
     rm -f "/etc/netns/$name/hosts"
     [[ -d /etc/netns/$name ]] && rmdir "/etc/netns/$name"
   done 2>/dev/null
+  rmdir /etc/netns 2>/dev/null # if nobody else has anything in it
   return 0
 }
 
