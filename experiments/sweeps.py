@@ -43,14 +43,18 @@ class Table:
         if unknown := set(row) - set(self.columns):
             raise ValueError(f"{self.path}: no column for {sorted(unknown)}")
         self.rows.append({name: _text(row.get(name, "")) for name in self.columns})
+        self.write()
+        shown = [f"{name} {value}" for name, value in self.rows[-1].items() if value and name != "command"]
+        print(" · ".join(shown), flush=True)
+
+    def write(self) -> None:
+        """All rows, whole or not at all."""
         draft = self.path.with_suffix(".new")
         with draft.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
         draft.replace(self.path)
-        shown = [f"{name} {value}" for name, value in self.rows[-1].items() if value and name != "command"]
-        print(" · ".join(shown), flush=True)
 
 
 def arms_and_seeds(
