@@ -14,7 +14,7 @@ from lwm.interop.formats import recognise
 def _zip(name):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, b"x")
+        archive.writestr(zipfile.ZipInfo(name), b"x")
     return buffer.getvalue()
 
 
