@@ -14,11 +14,12 @@ Hardware  two CPU cores, within an hour for all six rows.
 Expected  the full model above 90 %, the sampled one near 23.4 %, the most that 8 of 64 frames tell (`ideal`);
           12.5 % without looking (`chance`). Our run is in experiments/README.md.
 
-The videos are those of the quickstart, every frame of them, 16 pixels wide and in sixteen crops, as few videos
-are soon learned by heart; their last quarters are held out. A clip is 64 consecutive frames of one, an odd
-frame comes from another. Both arms begin with clips of 16 frames, all of which are shown: one of 8 in 64 is
-shown the odd frame too seldom to learn from that what odd is. Answers are scored on held-out clips by one forward pass: right is an answer whose every token, and the end behind it, is
-the likeliest after the question and the right tokens before it. Both arms, and all seeds, get the same clips.
+The videos are those of the quickstart, every frame of them, 16 pixels wide, in sixteen crops, as so few are
+soon learned by heart; their last quarters are held out. A clip is 64 consecutive frames of one, an odd frame
+comes from another. Both arms begin with clips of 16 frames, all shown: who is shown 8 of 64 meets odd frames
+too seldom to learn what they are. Answers are scored on held-out clips by one forward pass: right is an
+answer whose every token, and the end behind it, is the likeliest after the question and the right tokens
+before it. Both arms, and all seeds, get the same clips.
 """
 
 import math
