@@ -147,7 +147,7 @@ def _positive(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _rates(x: np.ndarray, links: list[str], overlap: float) -> dict[str, Rates]:
     flop, back, visit, hop, call, copy, *byte = (float(value) for value in x)
-    backward = back / flop if flop else 1.0
+    backward = back / flop if flop and back else 1.0  # rows of the forward alone say nothing of it
 
     def speed(cost: float) -> float:
         return 1 / cost if cost else math.inf

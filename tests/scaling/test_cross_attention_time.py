@@ -148,3 +148,9 @@ def test_published_speed_ups_are_of_the_order_of_the_model():
     assert end_to_end(0.925, published.REPORTED_ATTENTION) == pytest.approx(
         published.REPORTED_END_TO_END, rel=0.05
     )
+
+
+def test_calibration_on_the_forward_alone_says_nothing_of_the_backward():
+    taken = seconds("rotate_keys", SHAPE, RATES, training=False)
+    found = calibrate([Measured("rotate_keys", SHAPE, False, "200", taken)])
+    assert found.rates["200"].backward == 1 and found.within(1e-6) == 1
