@@ -43,22 +43,31 @@ class Table:
         if unknown := set(row) - set(self.columns):
             raise ValueError(f"{self.path}: no column for {sorted(unknown)}")
         self.rows.append({name: _text(row.get(name, "")) for name in self.columns})
+        self.write()
+        shown = [f"{name} {value}" for name, value in self.rows[-1].items() if value and name != "command"]
+        print(" · ".join(shown), flush=True)
+
+    def write(self) -> None:
+        """All rows, whole or not at all."""
         draft = self.path.with_suffix(".new")
         with draft.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
         draft.replace(self.path)
-        shown = [f"{name} {value}" for name, value in self.rows[-1].items() if value and name != "command"]
-        print(" · ".join(shown), flush=True)
 
 
 def arms_and_seeds(
-    description: str, name: str, workdir: str, arms: Iterable[str], seeds: Sequence[int]
+    description: str,
+    name: str,
+    workdir: str,
+    arms: Iterable[str],
+    seeds: Sequence[int],
+    corpus: str = "runs/needle",
 ) -> tuple[argparse.Namespace, list[tuple[str, int]]]:
-    """The flags of a sweep over the needle corpus, and its rows (arm, seed): all, or --only one."""
+    """The flags of a sweep over a corpus, and its rows (arm, seed): all, or --only one."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--corpus", default="runs/needle", help="made if it is not there")
+    parser.add_argument("--corpus", default=corpus, help="made if it is not there")
     parser.add_argument("--workdir", default=workdir)
     parser.add_argument("--output", default=str(ROOT / f"experiments/results/{name}.csv"))
     parser.add_argument("--only", default="", help="ARM,SEED: this row alone")

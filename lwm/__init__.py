@@ -13,6 +13,7 @@ The map
     evaluation/  likelihood, needles, RULER's kinds of task, clips: each an iterator of rows; figures
     interop/     weights of Hugging Face, GGUF and LWM's release, to and fro
     compilation/ a training step through the TPU compiler: memory, collectives, a bound on its time
+    scaling/     the time of a run by formulas, and their rates from measurements (numpy)
     serving/     runs in use: text, conversations, pictures
     assessment/  runs under question: held-out numbers, suites
     <verb>.py    python -m lwm.prepare | train | evaluate | generate | chat | convert | compile | summarize
@@ -22,7 +23,7 @@ The letters, used as suffixes of arrays (q_BTNH), in einsum strings and in prose
     D model width           F feed-forward width     V vocabulary
     N query heads           K key/value heads        G = N / K query heads per key/value head
     H head size             L layers                 E experts
-    P codes in a frame      C channels
+    P codes in a frame      C channels               I frames of a clip (images)
 
 Importing this package, or any module under it, starts no device.
 """

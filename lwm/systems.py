@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from lwm.errors import UserError
-from lwm.models import transformer, vqgan
+from lwm.models import cross_attention, transformer, vqgan
 from lwm.training import schema
 
 MODELS = {
     "lwm": (transformer.LWM, transformer.TransformerConfig, transformer.SIZES),
+    "cross_attention": (
+        cross_attention.CrossAttentionLM,
+        cross_attention.CrossAttentionConfig,
+        cross_attention.SIZES,
+    ),
     "vqgan": (vqgan.VQGAN, vqgan.VQGANConfig, vqgan.SIZES),
 }
 

@@ -92,3 +92,31 @@ def runs(tmp_path_factory):
 def one_device(monkeypatch):
     """Runs are loaded onto one device."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.fixture(scope="session")
+def noise_videos(tmp_path_factory):
+    """`noise_videos(side, train=…, heldout=…)`: a data folder of three videos, as `lwm.prepare` leaves it."""
+    import numpy as np
+
+    from lwm.data import datasets, manifest
+
+    def make(side, **lengths):
+        folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+        counts = {name: lengths for name in ("a.mp4", "b.mp4", "c.mp4")}
+
+        def records(split):
+            for name in counts:
+                for index in range(lengths[split]):
+                    image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                    yield {"image": image, "video": name, "index": index}
+
+        makers = {split: lambda split=split: records(split) for split in lengths}
+        datasets.write_frames(folder, makers, resolution=side)
+        manifest.write_json(folder / manifest.RECORD, {"media": counts})
+        about = {"tokenizer": "bytes", "vocab_size": 259, "resolution": side, "sources": {}}
+        about["frames"] = {split: 3 * length for split, length in lengths.items()}
+        manifest.write_json(folder / manifest.MANIFEST, about)
+        return folder
+
+    return make

@@ -28,10 +28,11 @@ CONFIGS = {path.name: path for path in FILES if "def get_config" in path.read_te
 PARTS = [*((name, "") for name in CONFIGS), ("quickstart.py", "vqgan"), ("text_to_image.py", "vqgan")]
 PARTS += [("context_extension.py", arm) for arm in ("none", "staged", "direct")]
 PARTS += [("packing_ablation.py", arm) for arm in ("naive", "mask", "weights")]
+PARTS += [("clip_questions.py", "sampled")]
 CHIPS = {"lwm_text.py": 256, "lwm_vision.py": 512}
 # Miniatures run on two virtual devices, one for each core; so do their quicktests.
-MINIATURES = "needle_miniature", "context_extension", "packing_ablation", "text_to_image", "smollm2_extension"
-CHIPS |= {f"{name}.py": 2 for name in MINIATURES}
+CHIPS |= dict.fromkeys(("needle_miniature.py", "context_extension.py", "packing_ablation.py"), 2)
+CHIPS |= dict.fromkeys(("text_to_image.py", "smollm2_extension.py", "clip_questions.py"), 2)
 
 # Tables 11 and 13 of 2402.08268: context, theta, tokens of a batch (in M), steps, first and last
 # learning rate, warm-up, tensor, seq, and the total in billions of tokens.
@@ -77,7 +78,7 @@ def test_config_passes_every_check_and_builds_its_models(name, part, quick):
     chips = min(CHIPS.get(name, 8), 8) if quick else CHIPS.get(name, 8)
     for stage in experiment.stages.values():
         model = build_model(experiment.model, dataclasses.asdict(stage))
-        batch = inputs.batch_shapes(stage, getattr(model.config, "resolution", 0))
+        batch = inputs.batch_shapes(stage, model.config)
         params = jax.eval_shape(functools.partial(model.init, batch=batch), jax.random.key(0))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 1000
         if not stage.of_images:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import (
+    clip_questions,
     context_extension,
     digits_corpus,
     needle_corpus,
@@ -149,3 +150,31 @@ def test_spread_is_the_root_mean_square_distance_of_pairs():
         wanted.append(np.sqrt(np.mean([np.mean((own[i] - own[j]) ** 2) for i, j in pairs])))
     assert text_to_image.spread(images, labels) == pytest.approx(np.mean(wanted))
     assert text_to_image.spread(np.repeat(images[:10], 3, axis=0), labels) == pytest.approx(0, abs=1e-6)
+
+
+def test_an_answer_is_right_if_all_that_is_learned_of_it_is():
+    targets = np.array([[3, 1, 2, 0], [3, 1, 2, 0]])
+    weights = np.array([[0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0]], np.float32)
+    logits = np.zeros((2, 4, 5), np.float32)
+    # The first is right about both tokens and wrong where nothing is learned; the second about one of them.
+    for row, place, token in ((0, 0, 4), (0, 1, 1), (0, 2, 2), (1, 1, 1), (1, 2, 4)):
+        logits[row, place, token] = 30
+    right, nats = clip_questions.answers(logits, {"targets": targets, "weights": weights})
+    assert right.tolist() == [True, False]
+    np.testing.assert_allclose(nats, [0, 0, 0, 30], atol=1e-5)
+
+
+def test_arms_of_the_clips_differ_in_what_is_shown_alone(tmp_path):
+    full, sampled = (clip_questions.get_config(f"arm={arm}").to_dict() for arm in clip_questions.ARMS)
+    *_, one = full["stages"].values()
+    *_, other = sampled["stages"].values()
+    assert (one.pop("shown"), other.pop("shown")) == (0, 8) and one["frames"] == clip_questions.FRAMES
+    assert full.pop("experiment") != sampled.pop("experiment") and full == sampled
+    rows = [
+        {"arm": arm, "seed": seed, "right": 10, "n": 20, "accuracy": 0.5, "ideal": 0.6, "chance": 0.1}
+        for arm in clip_questions.ARMS
+        for seed in clip_questions.SEEDS
+    ]
+    clip_questions.draw(rows[:1], tmp_path / "first.png")
+    clip_questions.draw(rows, tmp_path / "all.png")
+    assert (tmp_path / "all.png").stat().st_size > (tmp_path / "first.png").stat().st_size > 0

@@ -26,13 +26,14 @@ MAY_IMPORT = {
     "generation": "jax numpy einops PIL av lwm.errors lwm.ops lwm.parallel lwm.models",
     "evaluation": (
         "jax numpy einops PIL jinja2 etils matplotlib "
-        "lwm.errors lwm.ops lwm.parallel lwm.models lwm.generation lwm.data.tokenizers"
+        "lwm.errors lwm.ops lwm.parallel lwm.models lwm.generation lwm.data.tokenizers lwm.data.clips"
     ),
     "training": (
         "jax numpy einops flax optax orbax etils rich grain "
         "lwm.errors lwm.ops lwm.parallel lwm.models lwm.data lwm.generation lwm.evaluation"
     ),
 }
+MAY_IMPORT["scaling"] = "numpy"
 MAY_IMPORT["compilation"] = "jax lwm.errors lwm.ops lwm.parallel lwm.models lwm.training"
 MAY_IMPORT |= {"serving": "jax numpy etils rich lwm", "assessment": "jax numpy etils rich lwm"}
 # The top-level files that are no verbs.

@@ -25,8 +25,11 @@ RUNS = {
     "context_extension.py:direct,quicktest": 1,
     "packing_ablation.py:weights,quicktest": 1,
     "smollm2_extension.py:quicktest": 2,
+    "clip_questions.py:quicktest": 1,
+    "clip_questions.py:sampled,quicktest": 1,
 }
-TWO = ("needle_miniature", "context_extension", "packing_ablation", "smollm2_extension")  # devices, not eight
+# Those that run on two devices, not eight.
+TWO = "needle_miniature", "context_extension", "packing_ablation", "smollm2_extension", "clip_questions"
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +60,10 @@ def data(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", RUNS)
-def test_config_runs_as_a_quicktest(config, data, tmp_path):
+def test_config_runs_as_a_quicktest(config, data, noise_videos, tmp_path):
     """All stages, finite losses, and nothing left to do when the command is given again."""
+    if config.startswith("clip_questions"):
+        data = noise_videos(16, train=128, heldout=32)
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "lwm.train", f"--config=experiments/{config}", f"--workdir={workdir}"]
     devices = 2 if config.startswith(TWO) else 8

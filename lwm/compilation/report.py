@@ -46,6 +46,8 @@ def _head(result: Result) -> list[str]:
     stage, pod = result.program.stage, result.pod
     mesh = " ".join(f"{axis}={size}" for axis, size in result.program.mesh.shape.items())
     what = f"{stage.rows} images" if stage.of_images else f"{stage.rows} x {stage.context_length:,} tokens"
+    if stage.of_clips:
+        what += f" beside {stage.row_frames(result.program.mesh.shape['seq']):,} frames each"
     return [
         f"{stage.name} on {pod.name}: {len(pod.devices)} devices, {mesh}, batch {what}",
         f"lowered in {result.lowered_in:.1f} s, compiled in {result.compiled_in:.1f} s",

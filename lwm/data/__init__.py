@@ -2,6 +2,7 @@
 
 a user's folder --inputs--> items --video, tokenizers--> frames, ids --datasets--> TFDS (ArrayRecord)
 TFDS --streams--> examples --packing--> rows --pipeline--> one flat dict of arrays, the Batch
+frames --clip_frames--> clips --clip_questions--> the same with frames beside the text
 
 inputs.py        what a folder holds: media files, text documents, JSON lines; what in it is broken
 fields.py        the field syntax "[vision+question],answer" and the chat template
@@ -14,5 +15,8 @@ preparation.py   the work of `python -m lwm.prepare`
 streams.py       documents of one source in shuffled order, each visit made an Example
 packing.py       Examples to rows with segments, positions and loss weights
 pipeline.py      rows to batches: mixture, lanes, hosts, zigzag, state
+clips.py         clips with odd frames in them: what is put where, and who could know the answer
+clip_frames.py   such clips of the real frames of a data folder
+clip_questions.py  batches of questions about them: text, frames and who sees which
 progress.py      a bar on a terminal, lines in a log
 """

@@ -97,6 +97,12 @@ def view_name(name: str, number: int) -> str:
     return f"{name}#{number}"
 
 
+def file_of_view(name: str) -> str:
+    """The inverse of `view_name`; the name of a file itself comes back as it is."""
+    file, mark, number = name.rpartition("#")
+    return file if mark and number.isdigit() else name
+
+
 def encode_media(
     output: epath.Path,
     counts: Counts,

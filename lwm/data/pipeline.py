@@ -52,8 +52,8 @@ def make_batches(
     """
     manifest = load_manifest(data_dir)
     mixture = {source: weight for source, weight in mixture.items() if weight}
-    unit = ring * (stripe or 2) if ring > 1 else 1
-    _check(manifest, split, mixture, context_length, batch_size, unit, weighting, process_count)
+    check_batch(context_length, batch_size, ring, stripe, weighting, process_count)
+    _check(manifest, split, mixture, context_length)
     marks = Marks.of(manifest)
     documents = {source: datasets.documents(data_dir, source, split) for source in mixture}
     rows = batch_size // process_count
@@ -197,12 +197,11 @@ class ImageBatches:
         self._step = state["step"]
 
 
-def _check(manifest, split, mixture, context_length, batch_size, unit, weighting, process_count) -> None:
-    sources = manifest["sources"]
-    if not mixture or min(mixture.values()) < 0:
-        raise UserError(
-            f"mixture: {dict(mixture)} has no source of positive weight; give a share of {list(sources)}"
-        )
+def check_batch(
+    context_length: int, batch_size: int, ring: int, stripe: int, weighting: str, process_count: int
+) -> None:
+    """Raises UserError naming what of `make_batches`' arguments no batch can have."""
+    unit = ring * (stripe or 2) if ring > 1 else 1
     if weighting not in WEIGHTINGS:
         raise UserError(f"weighting: {weighting!r} is not one of {WEIGHTINGS}")
     if context_length < 1 or context_length % unit:
@@ -210,6 +209,14 @@ def _check(manifest, split, mixture, context_length, batch_size, unit, weighting
             f"context_length: {context_length} is not a multiple of {unit} (seq x 2, or x stripe); choose one"
         )
     _check_hosts(batch_size, process_count)
+
+
+def _check(manifest, split, mixture, context_length) -> None:
+    sources = manifest["sources"]
+    if not mixture or min(mixture.values()) < 0:
+        raise UserError(
+            f"mixture: {dict(mixture)} has no source of positive weight; give a share of {list(sources)}"
+        )
     for source in mixture:
         if source not in sources:
             hint = "" if manifest["vqgan"] else " (sources with vision need lwm.prepare --vqgan)"

@@ -11,13 +11,13 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
+from lwm.models.activations import cut, everywhere, rematerialised, stacked, whole
 from lwm.models.layers import Attention, Embedding, FeedForward, Head, RMSNorm, Spread
 from lwm.models.sizes import SIZES, TransformerConfig, count_parameters
 from lwm.ops.cached_attention import last_of_zigzag
 from lwm.ops.rope import Scaling
 from lwm.ops.slots import Cache, aligned, empty_cache, note_spread, note_whole
 from lwm.parallel.mesh import axis_size
-from lwm.parallel.sharding import BATCH, constrain
 
 __all__ = ["LWM", "SIZES", "TransformerConfig", "count_parameters"]
 
@@ -36,8 +36,8 @@ class Block(nn.Module):
         x_BTD = checkpoint_name(x_BTD, "layer_input")
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         decoding = cache is not None and spread is None
-        cut, whole = (_everywhere, _everywhere) if decoding else (_cut, _whole)
-        h_BTD = whole(RMSNorm(config.norm_eps, name="attention_norm")(cut(x_BTD)))
+        between, inside = (everywhere, everywhere) if decoding else (cut, whole)
+        h_BTD = inside(RMSNorm(config.norm_eps, name="attention_norm")(between(x_BTD)))
         h_BTD, cache = Attention(
             config.heads,
             config.kv_heads,
@@ -50,54 +50,18 @@ class Block(nn.Module):
             rope_scaling=_scaling(config),
             name="attention",
         )(h_BTD, positions_BT, segments_BT, cache, layer, spread)
-        x_BTD = x_BTD + cut(h_BTD)
-        h_BTD = whole(RMSNorm(config.norm_eps, name="ffn_norm")(x_BTD))
+        x_BTD = x_BTD + between(h_BTD)
+        h_BTD = inside(RMSNorm(config.norm_eps, name="ffn_norm")(x_BTD))
         h_BTD = FeedForward(config.ffn, config.ffn_chunk, dtype, config.init_std, name="ffn")(
             h_BTD, decoding and axis_size("seq") > 1
         )
-        return (cut(x_BTD + cut(h_BTD)), cache), None
+        return (between(x_BTD + between(h_BTD)), cache), None
 
 
 def _scaling(config: TransformerConfig) -> Scaling | None:
     if config.rope_factor == 1:
         return None
     return Scaling(config.rope_factor, config.rope_low, config.rope_high, config.rope_original)
-
-
-def _whole(x_BTD):
-    """Every device of "tensor" has the whole width: what a product needs."""
-    return constrain(x_BTD, BATCH, "seq", None)
-
-
-def _cut(x_BTD):
-    """The width is cut over "tensor", as what is kept between layers has to be: 64 GiB for 32 layers of 7B
-    and 262 144 positions a device, if it were whole on each of them.
-
-    The sum over "tensor" after a product and the copy before the next become a reduce-scatter and an
-    all-gather, which send no more than the all-reduce that they replace ("Reducing Activation Recomputation
-    in Large Transformer Models", 2205.05198, section 4.2.2, there along positions). A width that "tensor"
-    does not divide stays whole.
-    """
-    divides = x_BTD.shape[-1] % axis_size("tensor") == 0
-    return constrain(x_BTD, BATCH, "seq", "tensor" if divides else None)
-
-
-def _everywhere(x_BTD):
-    """Every device of "seq" and of "tensor" has the same few tokens that are decoded."""
-    return constrain(x_BTD, BATCH, None, None)
-
-
-def _policy(name: str):
-    if name == "attention_saveable":
-        return jax.checkpoint_policies.save_only_these_names("attention_out", "attention_lse")
-    if name == "offload":
-        return jax.checkpoint_policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[],
-            names_which_can_be_offloaded=["layer_input"],
-            offload_src="device",
-            offload_dst="pinned_host",
-        )
-    return getattr(jax.checkpoint_policies, name)
 
 
 class Decoder(nn.Module):
@@ -115,19 +79,13 @@ class Decoder(nn.Module):
             self.vision_head = Head(
                 config.vision_vocab_size, config.width, dtype, config.loss_chunk, config.init_std
             )
-        block = Block
-        if config.remat != "none":
-            # In a loop the compiler cannot merge the recomputation with the forward pass; unrolled it could.
-            block = nn.remat(Block, policy=_policy(config.remat), prevent_cse=not config.scan)
-        self.layers = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=config.layers,
-            unroll=1 if config.scan else config.layers,
-        )(config)
+        self.layers = self.stack()
         self.final_norm = RMSNorm(config.norm_eps)
+
+    def stack(self) -> nn.Module:
+        """What lies between the embeddings and the final norm."""
+        config, same = self.config, nn.broadcast
+        return stacked(rematerialised(Block, config), config.layers, config, 0, same, same, same)(config)
 
     def embed(self, tokens_BT, is_vision_BT):
         """x_BTD = where(is_vision, vte[id], wte[id])."""
@@ -139,7 +97,7 @@ class Decoder(nn.Module):
 
     def trunk(self, x_BTD, positions_BT, segments_BT=None, cache=None, spread=None):
         """Blocks and final norm: hidden_BTD, and the cache with T more tokens if one is given."""
-        x_BTD = _cut(x_BTD) if cache is None or spread else _everywhere(x_BTD)
+        x_BTD = cut(x_BTD) if cache is None or spread else everywhere(x_BTD)
         layers_L = jnp.arange(self.config.layers)
         (x_BTD, cache), _ = self.layers((x_BTD, cache), layers_L, positions_BT, segments_BT, spread)
         return self.final_norm(x_BTD), cache
@@ -220,10 +178,11 @@ class LWM:
     def __init__(self, config: TransformerConfig):
         self.config = config
         self.network = Decoder(config)
+        self.inputs = INPUTS
 
     def init(self, key, batch):
         """Random parameters; of the batch only the shapes are used, so `jax.ShapeDtypeStruct`s will do."""
-        return self.network.lazy_init(key, {name: _shape(batch[name]) for name in _INPUTS})["params"]
+        return self.network.lazy_init(key, {name: _shape(batch[name]) for name in self.inputs})["params"]
 
     def loss(self, params, batch, key):
         """L = a_text L_text + a_vision L_vision with L_m = (1/S) Σ w nll over the targets of modality m.
@@ -323,7 +282,7 @@ class LWM:
         return self.network.apply({"params": params}, *arguments, **options, method=method)
 
 
-_INPUTS = ("tokens", "is_vision", "positions", "segments")
+INPUTS = ("tokens", "is_vision", "positions", "segments")  # of a batch, what parameters are made for
 
 
 def _shape(x) -> jax.ShapeDtypeStruct:

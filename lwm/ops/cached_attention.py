@@ -134,12 +134,13 @@ def last_of_zigzag(x_BTD: jax.Array) -> jax.Array:
     return per_device(local, (spec(ROWS, SEQUENCE, ()),), spec(ROWS, (), ()))(x_BTD)
 
 
-def _whole(block, q, k_new, v_new, positions_BT, k_LBSKH, v_LBSKH, positions_BS, length, layer):
-    k_LBSKH = put_whole(k_LBSKH, k_new, positions_BT, layer, length)
-    v_LBSKH = put_whole(v_LBSKH, v_new, positions_BT, layer, length)
-    (B, T, K, H), s = k_new.shape, positions_BS.shape[1]
+def over_slots(block, q, k_LBSKH, v_LBSKH, ids_BT, ids_BS, layer, taken) -> Part:
+    """Attention of queries to the first `taken` slots of this device, by ids in order, read as they lie.
+
+    Runs inside `per_device`. ids_BT, ids_BS: int32, 0 = nothing; a query sees ids from 1 up to its own.
+    """
+    (T, s), (B, K, H) = (q.shape[1], ids_BS.shape[1]), (q.shape[0], *k_LBSKH.shape[3:])
     size = min(SLOTS, s)
-    ids_BT, ids_BS = positions_BT + 1, positions_BS + 1
     attend = _attend_few if T <= FEW else functools.partial(attend_block, mask=BY_POSITION, block=block)
 
     def visit(number, part):
@@ -152,8 +153,14 @@ def _whole(block, q, k_new, v_new, positions_BT, k_LBSKH, v_LBSKH, positions_BS,
         return attend(q, k, v, ids_BT, ids, part=part)
 
     nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], -jnp.inf)
-    taken = aligned(length + T, pieces(SEQUENCE)) // pieces(SEQUENCE)
-    part = lax.fori_loop(0, -(-taken // size), visit, nothing)
+    return lax.fori_loop(0, -(-taken // size), visit, nothing)
+
+
+def _whole(block, q, k_new, v_new, positions_BT, k_LBSKH, v_LBSKH, positions_BS, length, layer):
+    k_LBSKH = put_whole(k_LBSKH, k_new, positions_BT, layer, length)
+    v_LBSKH = put_whole(v_LBSKH, v_new, positions_BT, layer, length)
+    taken = aligned(length + q.shape[1], pieces(SEQUENCE)) // pieces(SEQUENCE)
+    part = over_slots(block, q, k_LBSKH, v_LBSKH, positions_BT + 1, positions_BS + 1, layer, taken)
     return merge_all(part).astype(q.dtype), k_LBSKH, v_LBSKH
 
 

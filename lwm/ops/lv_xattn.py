@@ -39,6 +39,7 @@ def lv_xattn(
     k_segments_BS: jax.Array | None = None,
     *,
     ordered: bool = False,
+    frame_bits: int = 0,
     softcap: float = 0.0,
     block: int = 512,
     key_block: int = KEY_BLOCK,
@@ -58,6 +59,8 @@ def lv_xattn(
         there. None: all are there.
       ordered: ids are in order, and a query sees keys from id 1 up to its own: text after frame f sees frames
         1 … f. Needs both segments.
+      frame_bits: with `ordered`, ids are (clip << frame_bits) + frame, and a query sees frames of its own
+        clip only (`masks.Mask`); 0 = all are of one clip.
       softcap: scores become softcap * tanh(scores / softcap); 0 = as they are.
       block: most positions in a block of scores.
       key_block: in the backward, gradients of so many keys of a device are made at a time and added to those
@@ -71,8 +74,8 @@ def lv_xattn(
 
     Raises:
       ValueError: shapes or dtypes that do not fit together; the mesh does not divide B or the heads; segments
-        of another shape or kind, q_segments without k_segments, `ordered` without both; block < 1;
-        softcap < 0; an unknown way.
+        of another shape or kind, q_segments without k_segments, `ordered` without both; frame_bits without
+        `ordered`; block < 1; softcap < 0; an unknown way.
     """
     check_heads(q_BTNH, k_BSKH, v_BSKH)
     check_options(block=block, softcap=softcap, key_block=key_block, way=way)
@@ -81,9 +84,9 @@ def lv_xattn(
     T_fit = fit(T, n, rotates=way == "rotate_queries")
     S_fit = fit(S, n * chunks, rotates=way == "rotate_keys")
     ids = segment_ids(q_segments_BT, k_segments_BS, q_BTNH, k_BSKH, T_fit, S_fit, ordered=ordered)
-    how = How(n, Mask(causal=False, ordered=ordered), block, softcap, chunks)
+    how = How(n, Mask(causal=False, ordered=ordered, frame_bits=frame_bits), block, softcap, chunks)
     heads, rows = spec(ROWS, SEQUENCE, TENSOR, ()), spec(ROWS, SEQUENCE)
-    attend = per_device(functools.partial(_attend, way, how), (heads, heads, heads, rows, rows), heads)
+    attend = per_device(functools.partial(attend_shards, way, how), (heads, heads, heads, rows, rows), heads)
     out = attend(_fill(q_BTNH, T_fit), _fill(k_BSKH, S_fit), _fill(v_BSKH, S_fit), *ids)
     return out[:, :T]
 
@@ -98,6 +101,7 @@ def lv_xattn_projected(
     k_segments_BS: jax.Array | None = None,
     *,
     ordered: bool = False,
+    frame_bits: int = 0,
     softcap: float = 0.0,
     block: int = 512,
     key_block: int = 4096,
@@ -111,7 +115,7 @@ def lv_xattn_projected(
       x_BTD: input of the layer; T is cut over "seq".
       y_BSC: features, in the dtype of x; S is cut over "seq".
       wq_DNH, wk_CKH, wv_CKH: weights; heads are cut over "tensor". They are used in the dtype of x.
-      q_segments_BT, k_segments_BS, ordered, softcap, block: as for `lv_xattn`.
+      q_segments_BT, k_segments_BS, ordered, frame_bits, softcap, block: as for `lv_xattn`.
       key_block: how many keys of a device exist at a time. Every device takes the queries of all devices,
         B T N H numbers, and walks over its features once in each direction (`streamed_keys.py`): right where
         T is much shorter than S. 0: all keys of a device exist during each pass, and the queries travel.
@@ -127,7 +131,7 @@ def lv_xattn_projected(
     n, (T, S) = pieces(SEQUENCE), (x_BTD.shape[1], y_BSC.shape[1])
     chunks = chunks_of(fit(S, n) // n, key_block or KEY_BLOCK)
     T_fit, S_fit = fit(T, n, rotates=not key_block), fit(S, n * chunks)
-    how = How(n, Mask(causal=False, ordered=ordered), block, softcap, chunks)
+    how = How(n, Mask(causal=False, ordered=ordered, frame_bits=frame_bits), block, softcap, chunks)
     whole, rows = spec(ROWS, SEQUENCE, ()), spec(ROWS, SEQUENCE)
     weights, heads = spec((), TENSOR, ()), spec(ROWS, SEQUENCE, TENSOR, ())
     attend = per_device(
@@ -147,7 +151,11 @@ def lv_xattn_projected(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(way, how, q, k, v, q_ids, k_ids):
+def attend_shards(way, how, q, k, v, q_ids, k_ids):
+    """out_BTNH of a device's queries and the keys of all, with a gradient; runs inside `per_device`.
+
+    way, how: as for `xattn_ways.forward`; how.n = 1 is attention to the keys at hand, and sends nothing.
+    """
     return _attend_forward(way, how, q, k, v, q_ids, k_ids)[0]
 
 
@@ -162,7 +170,7 @@ def _attend_backward(way, how, residuals, dout):
     return *(grad.astype(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True)), None, None
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+attend_shards.defvjp(_attend_forward, _attend_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 Ints = int | np.ndarray | jax.Array
+FRAME_BITS = 16  # an id of a frame is (clip << FRAME_BITS) + number, with numbers from 1 in every clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +25,19 @@ class Mask:
       window: sees i - j < window only, on top of the rest; 0 = no window. 1 is the query's own position.
       ordered: how segment ids are read where they are given. False: a query sees the keys of its own id.
         True: it sees ids from 1 up to its own (text that sees the frames before it).
+      frame_bits: with `ordered`, how many of the lowest bits of an id count frames; those above them name a
+        clip, and a query sees frames of its own clip only, so that several clips share a row. 0 = one clip.
 
     Raises:
-      ValueError: frame < 1, window < 0, or frames or a window without `causal`.
+      ValueError: frame < 1, window < 0, frames or a window without `causal`, frame_bits without `ordered` or
+        more than ids of 32 bits have.
     """
 
     causal: bool = True
     frame: int = 1
     window: int = 0
     ordered: bool = False
+    frame_bits: int = 0
 
     def __post_init__(self):
         if self.frame < 1:
@@ -41,6 +46,10 @@ class Mask:
             raise ValueError(f"window: {self.window}; positions that are seen, or 0 for all")
         if not self.causal and (self.frame > 1 or self.window):
             raise ValueError(f"causal: False with frame={self.frame}, window={self.window}; they need causal")
+        if not 0 <= self.frame_bits <= 30:
+            raise ValueError(f"frame_bits: {self.frame_bits}; bits of an id that count frames, 0 to 30")
+        if self.frame_bits and not self.ordered:
+            raise ValueError(f"frame_bits: {self.frame_bits} with ordered=False; they need ordered")
 
     @property
     def everything(self) -> bool:
@@ -95,17 +104,28 @@ class Mask:
 
     def sees_ids(self, q_ids: Ints, k_ids: Ints):
         """Whether a query of one segment sees a key of another; padding (id 0) neither sees nor is seen."""
-        related = k_ids <= q_ids if self.ordered else k_ids == q_ids
-        return related & (k_ids > 0)
+        if not self.ordered:
+            return (k_ids == q_ids) & (k_ids > 0)
+        seen = (k_ids <= q_ids) & (k_ids > 0)
+        return seen & (k_ids >= self._clip_start(q_ids)) if self.frame_bits else seen
 
     def ids_dead(self, q_low: Ints, q_high: Ints, k_low: Ints, k_high: Ints):
         """Whether no id in q_low … q_high can see one in k_low … k_high (ids > 0; empty if low > high)."""
         dead = (q_low > q_high) | (k_low > k_high) | (q_high < k_low)
-        return dead if self.ordered else dead | (k_high < q_low)
+        if not self.ordered:
+            return dead | (k_high < q_low)
+        return dead | (k_high < self._clip_start(q_low)) if self.frame_bits else dead
 
     def ids_whole(self, q_low: Ints, q_high: Ints, k_low: Ints, k_high: Ints):
         """Whether every id in q_low … q_high sees every one in k_low … k_high, padding being absent."""
-        return k_high <= q_low if self.ordered else (q_low == k_high) & (q_high == k_low)
+        if not self.ordered:
+            return (q_low == k_high) & (q_high == k_low)
+        whole = k_high <= q_low
+        return whole & (k_low >= self._clip_start(q_high)) if self.frame_bits else whole
+
+    def _clip_start(self, ids: Ints):
+        """What an id would be as the number 0 of its clip: a query sees the ids from there up to its own."""
+        return ids & -(1 << self.frame_bits)
 
     def _last_seen(self, i: Ints):
         return i if self.frame == 1 else (i // self.frame + 1) * self.frame - 1

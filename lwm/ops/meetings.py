@@ -145,7 +145,7 @@ class Shards:
 
     @property
     def _open(self) -> Mask:
-        return Mask(causal=False, ordered=self.mask.ordered)
+        return Mask(causal=False, ordered=self.mask.ordered, frame_bits=self.mask.frame_bits)
 
     def _cut_between(self, length: int) -> bool:
         """Whether of positions around a cut at any multiple of `length` just the later see the earlier."""

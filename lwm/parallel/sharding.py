@@ -47,13 +47,18 @@ def shardings(rules: Rules, tree: Any, mesh: Mesh) -> Any:
 def batch_shardings(batch: Any, mesh: Mesh) -> Any:
     """Shardings of a batch: [B, T] arrays over (("data","fsdp"), "seq"), others by rows over ("data","fsdp").
 
+    The frames of a clip are a sequence as well, whatever stands behind them: `frames` and `features`,
+    [B, frames, …], are cut like [B, T].
+
     Raises:
-      ValueError: the mesh does not divide the rows or the length.
+      ValueError: the mesh does not divide the rows, the length or the number of frames.
     """
 
     def one(path, leaf):
-        spec = PartitionSpec(BATCH, "seq") if len(leaf.shape) == 2 else PartitionSpec(BATCH)
-        return _sharding(spec, f"batch/{_name(path)}", leaf, mesh)
+        name = _name(path)
+        sequence = len(leaf.shape) == 2 or name in ("frames", "features")
+        spec = PartitionSpec(BATCH, "seq") if sequence else PartitionSpec(BATCH)
+        return _sharding(spec, f"batch/{name}", leaf, mesh)
 
     return jax.tree.map_with_path(one, batch)
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -30,12 +31,31 @@ class HostRows(NamedTuple):
     count: int
 
 
-def batch_shapes(stage: Stage, resolution: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
-    """The global batch of one optimizer step, by name; `resolution` is that of the images, in pixels."""
+def batch_shapes(stage: Stage, config: Any = None, ring: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
+    """The global batch of one optimizer step, by name.
+
+    Args:
+      config: of the model, for the sizes of images, frames or stored features; None will do for tokens alone.
+      ring: devices on "seq", to a multiple of which the frames of clips are filled up.
+
+    Raises:
+      UserError: the stage asks about clips and the model sees no frames, or the other way round.
+    """
+    side = getattr(config, "resolution", 0)
     if stage.of_images:
-        return {"images": jax.ShapeDtypeStruct((stage.rows, resolution, resolution, 3), np.uint8)}
-    shape = (stage.rows, stage.context_length)
-    return {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in _TOKENS.items()}
+        return {"images": jax.ShapeDtypeStruct((stage.rows, side, side, 3), np.uint8)}
+    arrays = {name: ((stage.context_length,), dtype) for name, dtype in _TOKENS.items()}
+    _check_sight(stage, config)
+    if stage.of_clips:
+        F = stage.row_frames(ring)
+        arrays |= {"media": ((stage.context_length,), np.int32), "frame_ids": ((F,), np.int32)}
+        if config.encoder_layers:
+            arrays["frames"] = (F, side, side, 3), np.uint8
+        else:
+            arrays["features"] = (F, config.frame_tokens, config.feature_width), jnp.dtype(config.dtype)
+    return {
+        name: jax.ShapeDtypeStruct((stage.rows, *shape), dtype) for name, (shape, dtype) in arrays.items()
+    }
 
 
 def host_rows(mesh: Mesh, rows: int) -> HostRows:
@@ -69,13 +89,16 @@ def check_data(stage: Stage, manifest: dict, model_config: Any) -> None:
             raise UserError(
                 f"{where}.context_length: 0 asks for images, but the data folder has none; add some"
             )
-        if model_config.resolution != manifest["resolution"]:
-            raise UserError(
-                f"config.model.resolution: {model_config.resolution}, but the images of the data folder have "
-                f"{manifest['resolution']} pixels; use {manifest['resolution']} or prepare them anew"
-            )
+        _check_resolution(manifest, model_config)
         return
-    sources = [source for source, weight in stage.mixture.items() if weight]
+    if stage.of_clips:
+        if not model_config.encoder_layers:
+            raise UserError(
+                "config.model.encoder_layers: 0 reads stored features, and data folders hold frames; use 1 "
+                "or more (lwm.compile takes such a model as it is)"
+            )
+        _check_resolution(manifest, model_config)
+    sources = [] if stage.of_clips else [source for source, weight in stage.mixture.items() if weight]
     for source in sources:
         if source not in manifest["sources"]:
             fix = suggest(source, list(manifest["sources"]))
@@ -110,7 +133,7 @@ def open_batches(
       split: "train", or "heldout", in which nothing is dropped from captions.
       ring: devices on "seq", for the order of the ring.
     """
-    from lwm.data import pipeline
+    from lwm.data import clip_questions, pipeline
 
     common = dict(
         split=split,
@@ -118,18 +141,41 @@ def open_batches(
         seed=seed,
         process_index=rows.index,
         process_count=rows.count,
-        repeat=True,
     )
     if stage.of_images:
         return pipeline.make_image_batches(data_dir, **common)
-    return pipeline.make_batches(
-        data_dir,
+    common |= dict(
         mixture=stage.mixture,
         context_length=stage.context_length,
         ring=ring,
         stripe=stage.stripe,
+        weighting=stage.weighting,
+    )
+    if stage.of_clips:
+        return clip_questions.make_question_batches(
+            data_dir, frames=stage.frames, shown=stage.shown, questions=stage.questions, **common
+        )
+    return pipeline.make_batches(
+        data_dir,
         caption_dropout=stage.caption_dropout if split == "train" else 0.0,
         swap_order=stage.swap_order,
-        weighting=stage.weighting,
         **common,
     )
+
+
+def _check_sight(stage: Stage, config: Any) -> None:
+    where, sees = f"config.stages.{stage.name}.frames", hasattr(config, "frame_tokens")
+    if stage.of_clips and not sees:
+        raise UserError(
+            f"{where}: {stage.frames} for a model that sees no frames; leave it out, or set config.model.name"
+        )
+    if sees and not stage.of_clips:
+        raise UserError(f"{where}: 0 frames for a model that looks at clips; give for example 64")
+
+
+def _check_resolution(manifest: dict, model_config: Any) -> None:
+    if model_config.resolution != manifest["resolution"]:
+        raise UserError(
+            f"config.model.resolution: {model_config.resolution}, but the images of the data folder have "
+            f"{manifest['resolution']} pixels; use {manifest['resolution']} or prepare them anew"
+        )

@@ -51,7 +51,7 @@ def make_program(
       build_model: the model of a stage.
 
     Raises:
-      UserError: the mesh does not fit the devices, the batch or the model.
+      UserError: the mesh does not fit the devices, the batch or the model, or the model not the stage.
     """
     mesh = make_mesh(**resolve_mesh(stage, len(devices)), devices=devices)
     model = build_model(stage)
@@ -60,7 +60,7 @@ def make_program(
         for name in ("learning_rate", "end_learning_rate", "warmup_steps", "schedule", "steps")
     }
     optimizer = make_optimizer(**rate, **dataclasses.asdict(experiment.optimizer))
-    batch = batch_shapes(stage, getattr(model.config, "resolution", 0))
+    batch = batch_shapes(stage, model.config, mesh.shape["seq"])
     try:
         batch_shardings = sharding.batch_shardings(batch, mesh)
         state = state_shapes(model, optimizer, batch, mesh)

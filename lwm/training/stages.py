@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 
+from lwm.data.clips import check_clips, frames_of_row
 from lwm.errors import UserError
 from lwm.training.schema import suggest
 
@@ -29,6 +30,8 @@ class Axes:
 class Stage:
     """One stage; `batch_tokens`, `context_length`, `mixture` for tokens or `batch_size` for images.
 
+    With `frames`, tokens are questions about clips, for a model that looks at frames beside its text.
+
     Attributes:
       name: of the stage, also of its checkpoint folder.
       steps: optimizer steps.
@@ -40,7 +43,11 @@ class Stage:
       batch_size: images of one optimizer step.
       stripe: positions in a stripe of the striped order, in which packed documents are equal work for all
         devices of "seq" (parallel/layout.py); 0 = zigzag, which is that for one long document.
-      mixture: weights of the sources of the data folder; they need not add up to 1, 0 leaves one out.
+      mixture: weights of the sources of the data folder, or of the questions about clips (odd, count, order);
+        they need not add up to 1, 0 leaves one out.
+      frames: of a clip that is asked about; 0 = no questions.
+      shown: so many of them, at even distances, are shown; 0 = all.
+      questions: in a row of `context_length`, each about a clip of its own.
       accumulate: microbatches of one optimizer step, for batches that do not fit in memory.
       weighting, caption_dropout, swap_order: see `lwm.data.pipeline.make_batches`.
       text_weight, vision_weight: weights of the two losses.
@@ -61,6 +68,9 @@ class Stage:
     warmup_steps: int = 0
     schedule: str = "constant"
     mixture: dict[str, float] = dataclasses.field(default_factory=dict)
+    frames: int = 0
+    shown: int = 0
+    questions: int = 1
     accumulate: int = 1
     weighting: str = "example"
     text_weight: float = 0.5
@@ -76,9 +86,17 @@ class Stage:
         return self.context_length == 0
 
     @property
+    def of_clips(self) -> bool:
+        return self.frames != 0
+
+    @property
     def rows(self) -> int:
         """Rows of the global batch of one optimizer step."""
         return self.batch_size if self.of_images else self.batch_tokens // self.context_length
+
+    def row_frames(self, ring: int) -> int:
+        """Frames beside a row of text, filled up to a multiple of the devices on "seq"."""
+        return frames_of_row(self.mixture, self.frames, self.shown, self.questions, ring)
 
     @property
     def unit(self) -> str:
@@ -131,6 +149,7 @@ def check_stage(stage: Stage) -> None:
     if not 0 <= stage.caption_dropout <= 1:
         raise _error(stage, "caption_dropout", "is no probability", "use 0 to 1")
     (_check_images if stage.of_images else _check_tokens)(stage)
+    _check_clips(stage)
 
 
 def check_growth(stages: list[Stage]) -> None:
@@ -213,7 +232,7 @@ def resolve_mesh(stage: Stage, devices: int) -> dict[str, int]:
 
 
 def _check_images(stage: Stage) -> None:
-    for field, empty in (("batch_tokens", 0), ("mixture", {})):
+    for field, empty in (("batch_tokens", 0), ("mixture", {}), ("frames", 0)):
         if getattr(stage, field) != empty:
             raise _error(
                 stage, field, "does not go with context_length = 0", "leave it out, or give a length"
@@ -244,6 +263,21 @@ def _check_tokens(stage: Stage) -> None:
     for source, weight in stage.mixture.items():
         if not 0 <= weight < math.inf:
             raise _error(stage, f"mixture.{source}", "is no weight", "use 0 or more", value=weight)
+
+
+def _check_clips(stage: Stage) -> None:
+    if stage.of_clips:
+        try:
+            check_clips(stage.mixture, stage.frames, stage.shown, stage.questions)
+        except UserError as error:
+            raise UserError(f"config.stages.{stage.name}.{error}") from error
+        if stage.row_frames(1) > stage.context_length:
+            why = f"does not hold the text about {stage.row_frames(1)} frames, a token for each and more"
+            raise _error(stage, "context_length", why, "raise it, or show fewer frames")
+        return
+    for field, empty in (("shown", 0), ("questions", 1)):
+        if getattr(stage, field) != empty:
+            raise _error(stage, field, "is about clips, but frames is 0", "give frames, or leave it out")
 
 
 def _shape(sizes: dict[str, int]) -> str:

@@ -1,13 +1,11 @@
-import itertools
-import math
-
 import numpy as np
 import pytest
 
+from lwm.data.clips import MOST, PARTS, TASKS, chance
 from lwm.data.tokenizers import ByteTokenizer
 from lwm.errors import UserError
 from lwm.evaluation.cells import Outcome
-from lwm.evaluation.video_qa import MOST, PARTS, TASKS, Layout, chance, clip, evaluate, ideal, prompt
+from lwm.evaluation.video_qa import Layout, clip, evaluate, prompt
 
 TOKENIZER = ByteTokenizer()
 LAYOUT = Layout((5, 6), (7, 8), 100, 101)
@@ -104,35 +102,6 @@ def test_scenes_are_not_changed():
     before = [scene.copy() for scene in SCENES]
     table(reader, frames=(16,), samples=5)
     assert all((one == other).all() for one, other in zip(before, SCENES, strict=True))
-
-
-def enumerated(name, count, shown):
-    """The best share by counting all clips: for each thing that can be seen, the commonest answer."""
-    places = [(2 * k + 1) * count // (2 * shown) for k in range(shown)]
-    seen = {}
-    if name == "odd":
-        clips = [((place,), place * PARTS // count) for place in range(count)]
-        weights = [1 / count] * count
-    elif name == "order":
-        clips = [(pair, pair[0] < pair[1]) for pair in itertools.permutations(range(count), 2)]
-        weights = [1 / len(clips)] * len(clips)
-    else:
-        clips = [(c, k) for k in range(1, MOST + 1) for c in itertools.combinations(range(count), k)]
-        weights = [1 / MOST / math.comb(count, k) for _, k in clips]
-    for (odd, answer), weight in zip(clips, weights, strict=True):
-        # Of pairs it is known which frame is which; of counted frames it is not.
-        view = tuple(place if place in places else None for place in odd)
-        view = tuple(sorted(p for p in view if p is not None)) if name == "count" else view
-        seen.setdefault(view, {}).setdefault(answer, 0.0)
-        seen[view][answer] += weight
-    return sum(max(answers.values()) for answers in seen.values())
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_the_ideal_is_the_best_that_can_be_made_of_what_is_shown(name):
-    assert ideal(name, 16, 8) == pytest.approx(enumerated(name, 16, 8))
-    assert ideal(name, 16, 16) == 1.0
-    assert chance(name) < ideal(name, 64, 8) < ideal(name, 16, 8) < 1
 
 
 @pytest.mark.parametrize(

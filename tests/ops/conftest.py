@@ -70,10 +70,11 @@ def _visible(T, S, causal=True, frame=1, window=0, q_first=0, k_first=0):
     return seen
 
 
-def _same_segment(q_segments, k_segments, ordered=False):
+def _same_segment(q_segments, k_segments, ordered=False, frame_bits=0):
     """bool[B, T, S]."""
     q, k = q_segments[:, :, None], k_segments[:, None, :]
-    return (k > 0) & ((k <= q) if ordered else (k == q))
+    same_clip = q // 2**frame_bits == k // 2**frame_bits if frame_bits else True
+    return (k > 0) & ((k <= q) if ordered else (k == q)) & same_clip
 
 
 def _attention64(q, k, v, dout, seen, softcap=0.0, sinks=None, kept=None):

@@ -70,6 +70,9 @@ CASES = {
     "window, frames, segments": dict(mask=Mask(window=150, frame=7), T=384, S=384, segments=True, N=2),
     "causal, GQA, one head at a time": dict(mask=Mask(), N=4, K=2, vmem=0),
     "ordered": dict(mask=Mask(causal=False, ordered=True), T=256, S=384, N=4, K=2, segments=True),
+    "frames of several clips": dict(
+        mask=Mask(causal=False, ordered=True, frame_bits=2), T=256, S=384, N=4, K=2, segments=True
+    ),
     "keys come later": dict(mask=Mask(), q_start=0, k_start=1000),
     "stripes, segments": dict(
         mask=Mask(frame=48),

@@ -13,6 +13,7 @@ from jax.ad_checkpoint import print_saved_residuals
 from jax.extend.core import jaxprs_in_params
 
 from lwm.ops.lv_xattn import lv_xattn, lv_xattn_projected
+from lwm.ops.masks import FRAME_BITS
 from lwm.ops.xattn_ways import WAYS
 from lwm.parallel.mesh import make_mesh
 
@@ -104,6 +105,33 @@ def test_equals_dense(dense64, mesh_of, qkv, rng, n, heads, ordered):
         blind, unseen = ~seen.any(axis=2), ~seen.any(axis=1)
         assert not np.any(np.asarray(out)[blind]) and not np.any(np.asarray(dq)[blind]), name
         assert not np.any(np.asarray(dk)[unseen]) and not np.any(np.asarray(dv)[unseen]), name
+
+
+def clips_of(rng, B, T, S, bits):
+    """Frames of three clips one after another, text that saw none, some or all of its clip's, and padding."""
+
+    def ids(length, lowest):
+        clip = np.sort(rng.integers(0, 3, (B, length)), axis=1)
+        number = rng.integers(lowest, 4, (B, length))
+        return np.where(rng.random((B, length)) < 0.2, 0, (clip << bits) + number).astype(np.int32)
+
+    return ids(T, 0), np.sort(ids(S, 1), axis=1)
+
+
+@pytest.mark.parametrize("n, way", [(1, WAYS[0]), (2, WAYS[0]), (4, WAYS[1]), (8, WAYS[0]), (2, WAYS[2])])
+def test_clips_of_one_row_do_not_see_each_other(dense64, mesh_of, qkv, rng, n, way):
+    B, T, S = 2, 12, 22
+    q, k, v, dout = qkv(B, T, S, 4, 2, 4)
+    run = on(mesh_of(seq=n), ordered=True, frame_bits=FRAME_BITS, block=3, way=way)
+    for _ in range(3):
+        q_ids, k_ids = clips_of(rng, B, T, S, FRAME_BITS)
+        seen = dense64.same_segment(q_ids, k_ids, True, FRAME_BITS)
+        assert seen.any() and (seen != dense64.same_segment(q_ids, k_ids, True)).any()
+        out, dq, *grads = got = run(dout, q, k, v, q_ids, k_ids)
+        check(got, dense64.attention(q, k, v, dout, seen))
+        blind, unseen = ~seen.any(axis=2), ~seen.any(axis=1)
+        assert not np.any(np.asarray(out)[blind]) and not np.any(np.asarray(dq)[blind])
+        assert not any(np.any(np.asarray(grad)[unseen]) for grad in grads)
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "rotate_queries"])
@@ -218,19 +246,20 @@ def layers_of(x, y, wq, wk, wv, q_ids, k_ids, layers, **options):
     return x
 
 
-@pytest.mark.parametrize("n, key_block", [(None, 4), (3, 2), (3, 0), (2, 100)])
-def test_gradients_of_projections_equal_autodiff(dense64, mesh_of, rng, n, key_block):
-    """Two layers that share their features: dx, dy, dW_Q, dW_K and dW_V, frames in order."""
+@pytest.mark.parametrize("n, key_block, bits", [(None, 4, 0), (3, 2, 16), (3, 0, 0), (2, 100, 0)])
+def test_gradients_of_projections_equal_autodiff(dense64, mesh_of, rng, n, key_block, bits):
+    """Two layers that share their features: dx, dy, dW_Q, dW_K and dW_V; frames of one clip or of three."""
     B, T, S, N, H = 2, 5, 11, 4, 3
     inputs = features(rng, B, T, S, N * H, 7, N, 2, H)
     dout = jnp.asarray(rng.normal(size=inputs[0].shape), jnp.float32)
     q_ids, k_ids = rng.integers(0, 4, (B, T)), rng.integers(0, 4, (B, S))
-    seen = dense64.same_segment(q_ids, k_ids, ordered=True)
+    if bits:
+        q_ids, k_ids = clips_of(rng, B, T, S, bits)
+    seen = dense64.same_segment(q_ids, k_ids, True, bits)
+    options = dict(ordered=True, frame_bits=bits, block=2, key_block=key_block)
 
     def run(dout, *inputs):
-        fn = functools.partial(
-            layers_of, q_ids=q_ids, k_ids=k_ids, layers=2, ordered=True, block=2, key_block=key_block
-        )
+        fn = functools.partial(layers_of, q_ids=q_ids, k_ids=k_ids, layers=2, **options)
         return with_gradients(fn, dout, *inputs)
 
     got = under(mesh_of(seq=n) if n else None, run)(dout, *inputs)
@@ -297,6 +326,7 @@ Q, KV = (2, 4, 4, 8), (2, 6, 2, 8)
         ((Q, KV, KV, (2, 4)), {}, "k_segments_BS: None, but q_segments_BT is given"),
         ((Q, KV, KV, (2, 5), (2, 6)), {}, r"q_segments_BT: shape \(2, 5\); must be \(2, 4\)"),
         ((Q, KV, KV, None, (2, 6)), {"ordered": True}, "q_segments_BT: None; ordered=True"),
+        ((Q, KV, KV), {"frame_bits": 16}, "frame_bits: 16 with ordered=False"),
         ((Q, KV, KV), {"block": 0}, "block: 0; .* at least 1"),
         ((Q, KV, KV), {"softcap": -1.0}, "softcap: -1.0; "),
         ((Q, KV, KV), {"way": "teleport"}, "way: 'teleport'; one of rotate_queries"),

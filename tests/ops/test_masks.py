@@ -50,13 +50,18 @@ def test_tiles_are_dead_or_whole_exactly_when_they_look_so(mask, rng):
     assert (whole_ones or mask.window == 1) and (dead_ones or mask.everything)
 
 
-@pytest.mark.parametrize("ordered", [False, True])
-def test_ranges_of_ids(ordered, rng):
-    mask, kinds = Mask(ordered=ordered), set()
+@pytest.mark.parametrize("mask", [Mask(), Mask(ordered=True), Mask(ordered=True, frame_bits=2)])
+def test_ranges_of_ids(dense64, mask, rng):
+    """With two bits for frames, ids 1 to 3 are of one clip, 5 to 7 of the next; 4 sees nothing yet."""
+    kinds = set()
     for _ in range(300):
-        low = rng.integers(0, 5)
-        q, k = low + rng.integers(0, 2, size=3), rng.integers(0, 5) + rng.integers(0, 2, size=3)
+        low = rng.integers(0, 7)
+        q, k = low + rng.integers(0, 2, size=3), rng.integers(0, 7) + rng.integers(0, 2, size=3)
+        if mask.frame_bits:
+            k = np.where(k % 4 == 0, 0, k)
         seen = mask.sees_ids(q[:, None], k[None])
+        want = dense64.same_segment(q[None], k[None], mask.ordered, mask.frame_bits)[0]
+        np.testing.assert_array_equal(seen, want)
         assert not seen[:, k == 0].any() and not seen[q == 0].any()
         spans = []
         for ids in (q, k):
@@ -66,6 +71,9 @@ def test_ranges_of_ids(ordered, rng):
         assert not (dead and seen.any())
         whole = mask.ids_whole(*spans) and (q > 0).all() and (k > 0).all()
         assert whole == seen.all()
+        # A range of ids that all are there is dead exactly if nothing is seen.
+        if (k == k[0]).all() or not mask.frame_bits:
+            assert dead == (not seen.any())
         kinds.add((bool(dead), bool(whole)))
     assert kinds == {(True, False), (False, True), (False, False)}
 
@@ -77,6 +85,8 @@ def test_ranges_of_ids(ordered, rng):
         ({"window": -1}, "window: -1"),
         ({"causal": False, "window": 3}, "window=3"),
         ({"causal": False, "frame": 3}, "frame=3"),
+        ({"frame_bits": 4}, "frame_bits: 4 with ordered=False"),
+        ({"ordered": True, "frame_bits": 31}, "frame_bits: 31; .* 0 to 30"),
     ],
 )
 def test_masks_that_cannot_be(bad, words):

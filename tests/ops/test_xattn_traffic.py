@@ -72,6 +72,7 @@ def size(types, start):
         ("rotate_queries", 2, jnp.bfloat16),
         ("rotate_queries", 3, jnp.float32),
         ("rotate_keys", 5, jnp.float32),
+        ("rotate_keys", 2, jnp.bfloat16),
         ("gather_queries", 3, jnp.bfloat16),
     ],
 )

@@ -67,13 +67,18 @@ def test_batches_are_cut_along_rows_and_positions(mesh_of):
     shapes = {
         "tokens": jax.ShapeDtypeStruct((8, 16), jnp.int32),
         "images": jax.ShapeDtypeStruct((8, 4, 4, 3), jnp.uint8),
+        "frames": jax.ShapeDtypeStruct((8, 6, 4, 4, 3), jnp.uint8),
+        "features": jax.ShapeDtypeStruct((8, 6, 5, 7), jnp.float32),
     }
     found = batch_shardings(shapes, mesh)
     assert found["tokens"].spec == P(BATCH, "seq")
     assert found["images"].spec == P(BATCH)
+    assert found["frames"].spec == found["features"].spec == P(BATCH, "seq")
     for shape, axis in (((6, 16), "data=2 x fsdp=2"), ((8, 15), "seq=2")):
         with pytest.raises(ValueError, match=f"batch/tokens.*{axis}"):
             batch_shardings({"tokens": jax.ShapeDtypeStruct(shape, jnp.int32)}, mesh)
+    with pytest.raises(ValueError, match="batch/frames: dimension 1 has 5 entries, not a multiple of seq=2"):
+        batch_shardings({"frames": jax.ShapeDtypeStruct((8, 5, 4, 4, 3), jnp.uint8)}, mesh)
 
 
 def test_constrain_needs_no_mesh(mesh_of):
