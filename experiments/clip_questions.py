@@ -20,6 +20,10 @@ comes from another. Both arms begin with clips of 16 frames, all shown: who is s
 too seldom to learn what they are. Answers are scored on held-out clips by one forward pass: right is an
 answer whose every token, and the end behind it, is the likeliest after the question and the right tokens
 before it. Both arms, and all seeds, get the same clips.
+
+Tried before, seed 0, on a busy machine: with four crops and the last quarters held out the full model answered
+444 of 512. Of 256 that were sorted by video, all it missed were clips of one, of whose last shots nothing had
+been seen in training. Hence fifths, which leave some of such a shot to learn from.
 """
 
 import math
@@ -63,7 +67,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 "cross_ffn": 128,
                 "feature_width": 64,
                 "resolution": SIDE,
-                "patch": SIDE,  # a frame is one token: learned in half the steps of four
+                "patch": SIDE,  # a frame is one token
                 "frame_tokens": 1,
                 "encoder_layers": 1,
                 "encoder_width": 64,
