@@ -21,8 +21,8 @@ too seldom to learn what they are. Answers are scored on held-out clips by one f
 answer whose every token, and the end behind it, is the likeliest after the question and the right tokens
 before it. Both arms, and all seeds, get the same clips.
 
-Tried before, seed 0, on a busy machine: four crops and the last quarters held out, the full model answered 444
-of 512. Of 256 that were sorted by video, all it missed were clips of one, of whose last shots nothing had
+Tried before, seed 0, on a busy machine: four crops and the last quarters held out, the full model answered
+444 of 512. Of 256 that were sorted by video, all it missed were clips of one, of whose last shots nothing had
 been seen in training. Hence fifths, which leave some of such a shot to learn from.
 """
 
