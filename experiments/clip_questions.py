@@ -14,12 +14,16 @@ Hardware  two CPU cores, within an hour for all six rows.
 Expected  the full model above 90 %, the sampled one near 23.4 %, the most that 8 of 64 frames tell (`ideal`);
           12.5 % without looking (`chance`). Our run is in experiments/README.md.
 
-The videos are those of the quickstart, every frame of them, 16 pixels wide, in sixteen crops, as so few are
-soon learned by heart; their last quarters are held out. A clip is 64 consecutive frames of one, an odd frame
+The videos are those of the quickstart, every frame of them, 16 pixels wide, in eight crops, as so few are
+soon learned by heart; their last fifths are held out. A clip is 64 consecutive frames of one, an odd frame
 comes from another. Both arms begin with clips of 16 frames, all shown: who is shown 8 of 64 meets odd frames
 too seldom to learn what they are. Answers are scored on held-out clips by one forward pass: right is an
 answer whose every token, and the end behind it, is the likeliest after the question and the right tokens
 before it. Both arms, and all seeds, get the same clips.
+
+Tried before, seed 0, on a busy machine: four crops and the last quarters held out, the full model answered
+444 of 512. Of 256 that were sorted by video, all it missed were clips of one, of whose last shots nothing had
+been seen in training. Hence fifths, which leave some of such a shot to learn from.
 """
 
 import math
@@ -63,8 +67,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 "cross_ffn": 128,
                 "feature_width": 64,
                 "resolution": SIDE,
-                "patch": 8,
-                "frame_tokens": 4,
+                "patch": SIDE,  # a frame is one token
+                "frame_tokens": 1,
                 "encoder_layers": 1,
                 "encoder_width": 64,
                 "encoder_ffn": 128,
@@ -81,8 +85,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             "log_every": 100,
             "checkpoint": {"keep": 1},
             "stages": {
-                "frames_16": stage(16, 128, 1000, 0, (2e-3, 1e-3)),
-                "frames_64": stage(FRAMES, 176, 1100, ARMS[chosen.arm], (1e-3, 1e-4)),
+                "frames_16": stage(16, 128, 1500, 0, (2e-3, 1e-3)),
+                "frames_64": stage(FRAMES, 176, 1500, ARMS[chosen.arm], (1e-3, 1e-4)),
             },
         },
         sort_keys=False,
@@ -122,8 +126,8 @@ def prepare(corpus: str) -> None:
         return
     sweeps.run("launch/quickstart_corpus.py", f"{corpus}/input")
     words = ["-m", "lwm.prepare", f"--input={corpus}/input", f"--output={corpus}/data", "--tokenizer=train"]
-    words += [f"--vocab_size={VOCAB_SIZE}", f"--resolution={SIDE}", "--fps=0", "--heldout=0.25"]
-    sweeps.run(*words, "--views=16")
+    words += [f"--vocab_size={VOCAB_SIZE}", f"--resolution={SIDE}", "--fps=0", "--heldout=0.2"]
+    sweeps.run(*words, "--views=8")
 
 
 def measure(data: str, workdir: str, shown: int) -> dict:
