@@ -9,6 +9,7 @@ hop              k goes to the next device, and nothing else: what the link carr
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,8 +51,8 @@ class Layer:
       asked: "T", "S", "N", "K", "H" of the whole.
     """
 
-    def __init__(self, asked: dict):
-        self.asked, devices = asked, jax.devices()
+    def __init__(self, asked: dict, devices: Sequence[jax.Device] | None = None):
+        self.asked, devices = asked, jax.devices() if devices is None else devices
         self.mesh = make_mesh(seq=len(devices), devices=devices)
         self.sharding = NamedSharding(self.mesh, PartitionSpec(None, "seq"))
 
