@@ -9,6 +9,7 @@ hop              k goes to the next device, and nothing else: what the link carr
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +39,8 @@ class Passes(NamedTuple):
     backward: Any
 
     def __call__(self, q, k, v, dout):
-        out, pull = self.forward(q, k, v)
+        # Programs with collectives that overtake each other on several devices can wait for ever.
+        out, pull = jax.block_until_ready(self.forward(q, k, v))
         return out, *self.backward(pull, dout)
 
 
@@ -49,8 +51,8 @@ class Layer:
       asked: "T", "S", "N", "K", "H" of the whole.
     """
 
-    def __init__(self, asked: dict):
-        self.asked, devices = asked, jax.devices()
+    def __init__(self, asked: dict, devices: Sequence[jax.Device] | None = None):
+        self.asked, devices = asked, jax.devices() if devices is None else devices
         self.mesh = make_mesh(seq=len(devices), devices=devices)
         self.sharding = NamedSharding(self.mesh, PartitionSpec(None, "seq"))
 
