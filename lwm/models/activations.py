@@ -31,6 +31,15 @@ def everywhere(x_BTD: jax.Array) -> jax.Array:
     return constrain(x_BTD, BATCH, None, None)
 
 
+def entering(x_BTD: jax.Array, *, decoding: bool) -> jax.Array:
+    """Embeddings on their way into the layers: as `everywhere` for few tokens being decoded, else as `cut`.
+
+    They are whole first: a look-up whose result is wanted cut over rows, positions and width at once is
+    partitioned wrongly by XLA (jaxlib 0.10.2) if there are fewer tokens than rows in the table, silently.
+    """
+    return everywhere(x_BTD) if decoding else cut(whole(x_BTD))
+
+
 def rematerialised(block: type[nn.Module], config: TransformerConfig) -> type[nn.Module]:
     """The block, which keeps for its backward pass what `config.remat` names and computes the rest again."""
     if config.remat == "none":

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from lwm.models.activations import cut, everywhere, rematerialised, stacked, whole
+from lwm.models.activations import cut, entering, everywhere, rematerialised, stacked, whole
 from lwm.models.layers import Attention, Embedding, FeedForward, Head, RMSNorm, Spread
 from lwm.models.sizes import SIZES, TransformerConfig, count_parameters
 from lwm.ops.cached_attention import last_of_zigzag
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
 
     def trunk(self, x_BTD, positions_BT, segments_BT=None, cache=None, spread=None):
         """Blocks and final norm: hidden_BTD, and the cache with T more tokens if one is given."""
-        x_BTD = cut(x_BTD) if cache is None or spread else everywhere(x_BTD)
+        x_BTD = entering(x_BTD, decoding=cache is not None and spread is None)
         layers_L = jnp.arange(self.config.layers)
         (x_BTD, cache), _ = self.layers((x_BTD, cache), layers_L, positions_BT, segments_BT, spread)
         return self.final_norm(x_BTD), cache

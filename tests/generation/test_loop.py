@@ -25,7 +25,11 @@ def test_greedy_decoding_is_the_argmax_of_the_full_forward(debug_model, full_log
             ids.append(token)
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0, top_k=50)], ids=["greedy", "drawn"])
+@pytest.mark.parametrize(
+    "sampling",
+    [pytest.param(GREEDY, marks=pytest.mark.slow), Sampling(temperature=1.0, top_k=50)],
+    ids=["greedy", "drawn"],
+)
 def test_the_first_row_of_a_batch_is_the_prompt_alone(debug_model, sampling):
     model, params = debug_model
     for at in range(3):

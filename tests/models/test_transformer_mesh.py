@@ -30,7 +30,9 @@ MODEL = LWM(
     )
 )
 B, T = 24, 112  # T is no product of other dimensions, so that it can be found in a program
-MESHES = [dict(data=8), dict(fsdp=8), dict(tensor=2), dict(seq=8), dict(data=2, tensor=2, seq=2)]
+SINGLE = [dict(data=8), dict(fsdp=8), dict(tensor=2)]  # axes that the last mesh has as well
+MESHES = [*(pytest.param(axes, marks=pytest.mark.slow) for axes in SINGLE), dict(seq=8)]
+MESHES.append(dict(data=2, tensor=2, seq=2))
 
 
 def _batch():

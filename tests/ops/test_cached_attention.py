@@ -77,6 +77,7 @@ def on(axes):
         (dict(), 6, 2),
         (dict(seq=8), 2, 1),
         (dict(seq=2, tensor=2), 4, 2),
+        (dict(data=2, seq=2, tensor=2), 4, 2),
         pytest.param(dict(data=2, seq=4), 2, 2, marks=pytest.mark.slow),
         pytest.param(dict(fsdp=2, tensor=4), 8, 4, marks=pytest.mark.slow),
     ],

@@ -140,6 +140,7 @@ def permutes(jaxpr, name="ppermute"):
     return count
 
 
+@pytest.mark.slow  # the models of tests/models/ are such scans as well
 def test_inside_scan_and_checkpoint(mesh_of, qkv, packed):
     """Gradients as without a mesh; with the named residuals saved, no forward pass is repeated."""
     n, (x, _, _, dout), segments = 4, qkv(1, 32, 32, 2, 1, 4), packed(1, 32)

@@ -36,7 +36,12 @@ def one_device(token_batch):
 
 
 @pytest.mark.parametrize(
-    "axes", [{"data": 4}, {"fsdp": 4}, {"tensor": 2}, {"seq": 4}, {"data": 2, "fsdp": 2, "seq": 2}]
+    "axes",
+    [
+        *(pytest.param({axis: 4}, marks=pytest.mark.slow) for axis in ("data", "fsdp", "seq")),
+        {"tensor": 2},
+        {"data": 2, "fsdp": 2, "seq": 2},
+    ],
 )
 def test_one_step_on_a_mesh_is_one_step_on_a_device(axes, mesh_of, token_batch, one_device):
     batch = token_batch(ROWS, LENGTH, ring=axes.get("seq", 1))
