@@ -95,6 +95,7 @@ def run(config, workdir, cut=None):
     )
 
 
+@pytest.mark.slow  # tests/training/test_loop.py cuts a smaller model every day
 def test_stopped_anywhere_the_result_is_the_same_bit_for_bit(data, tmp_path):
     config = config_of(data, **STAGES)
     assert run(config, tmp_path / "once") is None

@@ -62,7 +62,11 @@ def test_without_a_clip_it_sees_nothing(cross, case):
     np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("axes", [dict(seq=1), dict(seq=4), dict(data=2, tensor=2, seq=2)], ids=str)
+@pytest.mark.parametrize(
+    "axes",
+    [dict(seq=1), pytest.param(dict(seq=4), marks=pytest.mark.slow), dict(data=2, tensor=2, seq=2)],
+    ids=str,
+)
 def test_prompts_and_what_follows_on_a_mesh(cross, case, watched, whole, mesh_of, axes):
     """Rows of unequal length, filled in two chunks cut over "seq", and more text behind them."""
     model, params, batch = case

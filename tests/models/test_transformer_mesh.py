@@ -30,9 +30,8 @@ MODEL = LWM(
     )
 )
 B, T = 24, 112  # T is no product of other dimensions, so that it can be found in a program
-SINGLE = [dict(data=8), dict(fsdp=8), dict(tensor=2)]  # axes that the last mesh has as well
-MESHES = [*(pytest.param(axes, marks=pytest.mark.slow) for axes in SINGLE), dict(seq=8)]
-MESHES.append(dict(data=2, tensor=2, seq=2))
+SINGLE = [dict(data=8), dict(fsdp=8), dict(tensor=2), dict(seq=8)]  # axes that the last mesh has as well
+MESHES = [*(pytest.param(axes, marks=pytest.mark.slow) for axes in SINGLE), dict(data=2, tensor=2, seq=2)]
 
 
 def _batch():
@@ -99,6 +98,7 @@ def test_loss_and_gradients_are_those_of_one_device(params, expected, mesh_of, a
         np.testing.assert_allclose(leaf / scale, other / scale, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.slow
 def test_striped_order_gives_the_same(params, expected, mesh_of):
     mesh = mesh_of(data=2, seq=4)
     batch = {name: x[:, striped_order(T, 4, 7)] for name, x in BATCH.items()}

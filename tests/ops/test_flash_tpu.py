@@ -154,7 +154,8 @@ def close(a, b, tolerance):
     assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(b), 1e-9)
 
 
-@pytest.mark.parametrize("K", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("K", [1, 2])
 def test_on_simulated_tpu_memory(K):
     """What a step reads was written before it, and within bounds: NaN fills memory that nobody wrote.
 

@@ -51,7 +51,7 @@ def check(mesh, inputs, segments, block, atol=1e-5):
     return got
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("n", [1, 3, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 @pytest.mark.parametrize("heads", HEADS)
 def test_packed_rows_equal_dense(mesh_of, qkv, packed, n, heads):
     B, T = 2, 48

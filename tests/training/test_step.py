@@ -39,7 +39,7 @@ def one_device(token_batch):
     "axes",
     [
         *(pytest.param({axis: 4}, marks=pytest.mark.slow) for axis in ("data", "fsdp", "seq")),
-        {"tensor": 2},
+        pytest.param({"tensor": 2}, marks=pytest.mark.slow),
         {"data": 2, "fsdp": 2, "seq": 2},
     ],
 )
