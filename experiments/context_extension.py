@@ -22,7 +22,7 @@ import ml_collections
 from experiments import arguments, needle_miniature, sweeps
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
-SHARES = (0.6, 0.3, 0.3, 0.25, 0.2)  # of the steps of experiments/needle_miniature.py: twelve runs in an hour
+SHARES = (0.6, 0.3, 0.3, 0.25, 0.2)  # of the steps of experiments/needle_miniature.py, for twelve runs
 ARMS, SEEDS = ("none", "theta", "staged", "direct"), (0, 1, 2)
 DEPTHS, SAMPLES = (0, 25, 50, 75, 100), 10  # of needles at each length
 WINDOWS = 16  # of held-out text

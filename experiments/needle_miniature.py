@@ -183,11 +183,9 @@ def gather(table: sweeps.Table, work: str, stage: str, suite: str, *flags: str) 
     sweeps.run(*words, f"--output={folder}")
     about = {"seed": 0, "commit": sweeps.commit(), "command": " ".join(["python", *words])}
     about["command"] = about["command"].replace(work, WORKDIR)  # whose folders they were says nothing
-    for row in sweeps.rows_of(f"{folder}/{suite.removeprefix('--suite=')}.jsonl"):
-        row = {name: "" for name in KEY} | row | about
-        row["note"] = ", ".join(filter(None, ["miniature", row["note"]]))
-        if not table.has(**{name: row[name] for name in KEY}):
-            table.add({name: row[name] for name in COLUMNS if name in row})
+    found = sweeps.rows_of(f"{folder}/{suite.removeprefix('--suite=')}.jsonl")
+    noted = (row | {"note": ", ".join(filter(None, ["miniature", row["note"]]))} for row in found)
+    sweeps.gather(table, (row | about for row in noted))
 
 
 def _list(flag: str, values: tuple[int, ...]) -> str:

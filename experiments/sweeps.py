@@ -103,6 +103,14 @@ def start_devices(count: int) -> None:
     jax.config.update("jax_num_cpu_devices", count)
 
 
+def gather(table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Adds the rows of an evaluation that are new; of their fields those that the table has columns for."""
+    for row in rows:
+        row = {name: "" for name in table.key} | row
+        if not table.has(**row):
+            table.add({name: row[name] for name in table.columns if name in row})
+
+
 def rows_of(path: os.PathLike | str) -> Iterator[dict[str, Any]]:
     """The rows of a file of JSON lines."""
     with open(path, encoding="utf-8") as file:

@@ -130,7 +130,7 @@ def test_questions_that_make_no_sense_are_refused(benchmark, flags, capsys):
     assert stopped.value.code == 2 and "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["gather_keys", "alone"])
+@pytest.mark.parametrize("method", ["gather_keys", "alone", "rotate_queries"])
 def test_methods_agree(method):
     """Alone, a device sees its own keys again and again: that is another result, of the same shape."""
     asked = {"T": 16, "S": 32, "N": 4, "K": 2, "H": 8}
