@@ -1,4 +1,5 @@
-"""A small model with cross-attention: its batches of packed clips, open gates, and the dense reference."""
+"""A small model with cross-attention: its batches of packed clips, open gates, and the dense reference; and
+batches of the tasks of a MultiModel."""
 
 import functools
 import importlib.util
@@ -134,3 +135,39 @@ def _close(tree, expected, tolerance=1e-5):
             atol=tolerance,
             err_msg=jax.tree_util.keystr(path),
         )
+
+
+@pytest.fixture(scope="session")
+def task_batch():
+    """`task_batch(config, rows=4)`: numpy arrays; a few rows of every kind, the last of each fills up."""
+
+    def make(config, rows=4):
+        rng, T, S = np.random.default_rng(0), config.target_length, config.source_length
+
+        def text(length):
+            lengths = rng.integers(1, length + 1, (rows, 1))
+            words = rng.integers(3, config.vocab_size, (rows, length))
+            words = np.where(np.arange(length) == lengths - 1, config.eos, words)
+            return np.where(np.arange(length) < lengths, words, 0).astype(np.int32)
+
+        def images():
+            side = config.resolution
+            return rng.integers(0, 256, (rows, side, side, 3), dtype=np.uint8)
+
+        samples = rng.integers(1, config.samples + 1, rows).astype(np.int32)
+        waveform = rng.uniform(-1, 1, (rows, config.samples)) * (np.arange(config.samples) < samples[:, None])
+        batch = {
+            "classify": {
+                "images": images(),
+                "labels": rng.integers(0, config.classes, rows).astype(np.int32),
+            },
+            "caption": {"images": images(), "targets": text(T)},
+            "speech": {"waveform": waveform.astype(np.float32), "samples": samples, "targets": text(T)},
+            "translate": {"source": text(S), "targets": text(T)},
+        }
+        weights = np.linspace(1, 0, rows).astype(np.float32)
+        for index, kind in enumerate(config.kinds):
+            batch[kind] |= {"task": np.full(rows, index, np.int32), "weights": weights}
+        return batch
+
+    return make
