@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lwm.errors import UserError
-from lwm.models import cross_attention, transformer, vqgan
+from lwm.models import cross_attention, multimodel, transformer, vqgan
 from lwm.training import schema
 
 MODELS = {
@@ -15,6 +15,7 @@ MODELS = {
         cross_attention.CrossAttentionConfig,
         cross_attention.SIZES,
     ),
+    "multimodel": (multimodel.MultiModel, multimodel.MultiModelConfig, multimodel.SIZES),
     "vqgan": (vqgan.VQGAN, vqgan.VQGANConfig, vqgan.SIZES),
 }
 

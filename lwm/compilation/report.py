@@ -45,7 +45,8 @@ def row(result: Result) -> dict[str, str | float]:
 def _head(result: Result) -> list[str]:
     stage, pod = result.program.stage, result.pod
     mesh = " ".join(f"{axis}={size}" for axis, size in result.program.mesh.shape.items())
-    what = f"{stage.rows} images" if stage.of_images else f"{stage.rows} x {stage.context_length:,} tokens"
+    what = f"{stage.rows} x {stage.context_length:,} tokens" if stage.context_length else ""
+    what = what or f"{stage.rows} {stage.unit}"
     if stage.of_clips:
         what += f" beside {stage.row_frames(result.program.mesh.shape['seq']):,} frames each"
     return [

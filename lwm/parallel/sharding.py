@@ -48,7 +48,7 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
     """Shardings of a batch: [B, T] arrays over (("data","fsdp"), "seq"), others by rows over ("data","fsdp").
 
     The frames of a clip are a sequence as well, whatever stands behind them: `frames` and `features`,
-    [B, frames, …], are cut like [B, T].
+    [B, frames, …], are cut like [B, T]. Rows of several kinds, {kind: {name: array}}, are cut by rows alone.
 
     Raises:
       ValueError: the mesh does not divide the rows, the length or the number of frames.
@@ -56,7 +56,7 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
 
     def one(path, leaf):
         name = _name(path)
-        sequence = len(leaf.shape) == 2 or name in ("frames", "features")
+        sequence = len(path) == 1 and (len(leaf.shape) == 2 or name in ("frames", "features"))
         spec = PartitionSpec(BATCH, "seq") if sequence else PartitionSpec(BATCH)
         return _sharding(spec, f"batch/{name}", leaf, mesh)
 

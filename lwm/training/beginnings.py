@@ -86,7 +86,7 @@ def _grown(plan: Plan, source: epath.Path, key: jax.Array) -> Any:
     if missing:
 
         def fresh(key: jax.Array) -> dict[str, jax.Array]:
-            batch = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in plan.batch.items()}
+            batch = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), plan.batch)
             return {
                 name: leaf for name, leaf in _flat(plan.model.init(key, batch)).items() if name in missing
             }

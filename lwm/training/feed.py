@@ -58,7 +58,9 @@ def to_devices(batch: dict[str, np.ndarray], shapes: dict, shardings: dict | Non
     """This host's rows of a batch as a part of the global arrays."""
     if shardings is None:
         return jax.device_put(batch)
-    return {
-        name: jax.make_array_from_process_local_data(shardings[name], array, shapes[name].shape)
-        for name, array in batch.items()
-    }
+    return jax.tree.map(
+        lambda array, own, shape: jax.make_array_from_process_local_data(own, array, shape.shape),
+        batch,
+        shardings,
+        shapes,
+    )

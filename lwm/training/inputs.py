@@ -12,6 +12,7 @@ from lwm.errors import UserError
 from lwm.parallel.sharding import BATCH
 from lwm.training.schema import suggest
 from lwm.training.stages import Stage
+from lwm.training.task_inputs import check_task_data, check_tasks, open_task_batches, task_shapes
 
 _TOKENS = {
     "tokens": np.int32,
@@ -31,16 +32,21 @@ class HostRows(NamedTuple):
     count: int
 
 
-def batch_shapes(stage: Stage, config: Any = None, ring: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
-    """The global batch of one optimizer step, by name.
+def batch_shapes(stage: Stage, config: Any = None, ring: int = 1, ways: int = 1) -> dict[str, Any]:
+    """The global batch of one optimizer step, by name; of tasks by kind and name.
 
     Args:
       config: of the model, for the sizes of images, frames or stored features; None will do for tokens alone.
       ring: devices on "seq", to a multiple of which the frames of clips are filled up.
+      ways: devices on "data" and "fsdp", to a multiple of which the rows of each kind of tasks are filled up.
 
     Raises:
-      UserError: the stage asks about clips and the model sees no frames, or the other way round.
+      UserError: the stage asks about clips and the model sees no frames, or the other way round; or its
+        mixture is of tasks that the model does not have.
     """
+    check_tasks(stage, config)
+    if stage.of_tasks:
+        return task_shapes(stage, config, ways)
     side = getattr(config, "resolution", 0)
     if stage.of_images:
         return {"images": jax.ShapeDtypeStruct((stage.rows, side, side, 3), np.uint8)}
@@ -77,13 +83,16 @@ def check_data(stage: Stage, manifest: dict, model_config: Any) -> None:
     """Checks that the data folder has what the stage asks for, and that the model can read it.
 
     Args:
-      manifest: data.json, see `lwm.data.manifest`.
+      manifest: data.json, see `lwm.data.manifest`; of tasks tasks.json, see `lwm.data.task_records`.
       model_config: the config of the model, for the sizes of its tables.
 
     Raises:
       UserError: naming the field, its value and the fix.
     """
     where = f"config.stages.{stage.name}"
+    if stage.of_tasks:
+        check_task_data(stage, manifest, model_config)
+        return
     if stage.of_images:
         if not (manifest.get("frames") or {}).get("train"):
             raise UserError(
@@ -125,16 +134,23 @@ def check_data(stage: Stage, manifest: dict, model_config: Any) -> None:
 
 
 def open_batches(
-    stage: Stage, data_dir: epath.PathLike, *, split: str, seed: int, ring: int, rows: HostRows
+    stage: Stage,
+    data_dir: epath.PathLike,
+    *,
+    split: str,
+    seed: int,
+    ring: int,
+    rows: HostRows,
+    config: Any = None,
+    ways: int = 1,
 ) -> Any:
     """This host's part of an endless stream of batches: an iterator with `get_state` and `set_state`.
 
     Args:
       split: "train", or "heldout", in which nothing is dropped from captions.
       ring: devices on "seq", for the order of the ring.
+      config, ways: for tasks, as in `batch_shapes`.
     """
-    from lwm.data import clip_questions, pipeline
-
     common = dict(
         split=split,
         batch_size=stage.rows,
@@ -142,6 +158,10 @@ def open_batches(
         process_index=rows.index,
         process_count=rows.count,
     )
+    if stage.of_tasks:
+        return open_task_batches(stage, data_dir, config=config, ways=ways, **common)
+    from lwm.data import clip_questions, pipeline
+
     if stage.of_images:
         return pipeline.make_image_batches(data_dir, **common)
     common |= dict(

@@ -199,4 +199,8 @@ def _manifest(experiment: Experiment) -> dict:
         raise UserError(
             "config.data.path: '' is no folder; give one made by python -m lwm.prepare, or --data"
         )
+    if any(stage.of_tasks for stage in experiment.stages.values()):
+        from lwm.data.task_records import load_tasks
+
+        return load_tasks(experiment.data.path)
     return load_manifest(experiment.data.path)

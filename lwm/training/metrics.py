@@ -13,8 +13,9 @@ Metrics = dict[str, Any]
 def weighted(metrics: Metrics) -> Metrics:
     """The metrics of one batch as summands: added up over batches, `mean` gives those of all of them.
 
-    "denominator" and counts ("x_tokens") add up as they are; "x_nll" is a mean over its "x_tokens"; all else
-    is a mean over the "denominator". Works on arrays and numbers, under `jit` or not.
+    "denominator" and counts ("x_tokens", "count_x") add up as they are; "x_nll" is a mean over its
+    "x_tokens", "loss_x" and "accuracy_x" over their "count_x"; all else is a mean over the "denominator".
+    Works on arrays and numbers, under `jit` or not.
     """
     return {name: value * _weight(name, metrics) for name, value in metrics.items()}
 
@@ -25,10 +26,12 @@ def mean(totals: Metrics) -> Metrics:
 
 
 def _weight(name: str, metrics: Metrics, empty: float = 0.0) -> Any:
-    if name == "denominator" or name.endswith("_tokens"):
+    if name == "denominator" or name.endswith("_tokens") or name.startswith("count_"):
         return 1.0
-    own = f"{name.removesuffix('_nll')}_tokens"
-    weight = metrics[own if name.endswith("_nll") and own in metrics else "denominator"]
+    own = f"{name.removesuffix('_nll')}_tokens" if name.endswith("_nll") else ""
+    if name.startswith(("loss_", "accuracy_")):
+        own = f"count_{name.partition('_')[2]}"
+    weight = metrics[own if own in metrics else "denominator"]
     return weight + empty * (weight == 0)
 
 

@@ -49,14 +49,18 @@ def make_plan(
     where = f"config.stages.{stage.name}"
     program = make_program(experiment, stage, build_model, jax.devices())
     inputs.check_data(stage, manifest, program.model.config)
+    ways = program.mesh.shape["data"] * program.mesh.shape["fsdp"]
     try:
-        rows = inputs.host_rows(program.mesh, stage.rows)
+        # The rows of each kind of tasks are a multiple of the devices that share them.
+        rows = inputs.host_rows(program.mesh, ways if stage.of_tasks else stage.rows)
     except ValueError as error:
         raise UserError(
             f"{where}.mesh: {dict(program.mesh.shape)} does not fit: {error}; change it or config.model"
         ) from error
     ring = program.mesh.shape["seq"]
     stream = functools.partial(open_batches, stage, experiment.data.path, ring=ring, rows=rows)
+    if stage.of_tasks:
+        stream = functools.partial(stream, config=program.model.config, ways=ways)
     try:
         for split in ("train", "heldout") if stage.eval_every else ("train",):
             stream(split=split, seed=experiment.seed)

@@ -60,7 +60,8 @@ def make_program(
         for name in ("learning_rate", "end_learning_rate", "warmup_steps", "schedule", "steps")
     }
     optimizer = make_optimizer(**rate, **dataclasses.asdict(experiment.optimizer))
-    batch = batch_shapes(stage, model.config, mesh.shape["seq"])
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch = batch_shapes(stage, model.config, mesh.shape["seq"], ways)
     try:
         batch_shardings = sharding.batch_shardings(batch, mesh)
         state = state_shapes(model, optimizer, batch, mesh)

@@ -102,7 +102,14 @@ class Recorder:
 
 
 def _reported(values: dict[str, float]) -> dict[str, float]:
+    """The loss first; nothing of tasks that no row was of."""
+    absent = {
+        name.partition("_")[2] for name, value in values.items() if name.startswith("count_") and not value
+    }
+    left_out = {"denominator"} | {
+        f"{what}_{task}" for task in absent for what in ("loss", "accuracy", "count")
+    }
     return {
         "loss": values["loss"],
-        **{name: value for name, value in values.items() if name != "denominator"},
+        **{name: value for name, value in values.items() if name not in left_out},
     }

@@ -30,21 +30,24 @@ class Axes:
 class Stage:
     """One stage; `batch_tokens`, `context_length`, `mixture` for tokens or `batch_size` for images.
 
-    With `frames`, tokens are questions about clips, for a model that looks at frames beside its text.
+    With `frames`, tokens are questions about clips, for a model that looks at frames beside its text. With
+    `batch_size` and `mixture`, rows are samples of tasks, for a model of many tasks.
 
     Attributes:
       name: of the stage, also of its checkpoint folder.
       steps: optimizer steps.
       learning_rate, end_learning_rate, warmup_steps, schedule: see `optimizers.make_schedule`.
       mesh: the devices of this stage.
-      context_length: T; 0 = a stage of images.
+      context_length: T; 0 = a stage of images or of tasks.
       rope_theta: base of the rotary frequencies.
       batch_tokens: tokens of one optimizer step, in rows of `context_length`.
-      batch_size: images of one optimizer step.
+      batch_size: images or samples of tasks of one optimizer step.
       stripe: positions in a stripe of the striped order, in which packed documents are equal work for all
         devices of "seq" (parallel/layout.py); 0 = zigzag, which is that for one long document.
-      mixture: weights of the sources of the data folder, or of the questions about clips (odd, count, order);
-        they need not add up to 1, 0 leaves one out.
+      mixture: weights of the sources of the data folder, of the questions about clips (odd, count, order), or
+        of tasks; they need not add up to 1, 0 leaves one out.
+      loss_weights: of the rows of a task in the loss; 1 for tasks that are not named.
+      shuffle_labels: tasks whose targets are dealt out anew among their samples, for a control.
       frames: of a clip that is asked about; 0 = no questions.
       shown: so many of them, at even distances, are shown; 0 = all.
       questions: in a row of `context_length`, each about a clip of its own.
@@ -68,6 +71,8 @@ class Stage:
     warmup_steps: int = 0
     schedule: str = "constant"
     mixture: dict[str, float] = dataclasses.field(default_factory=dict)
+    loss_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    shuffle_labels: tuple[str, ...] = ()
     frames: int = 0
     shown: int = 0
     questions: int = 1
@@ -83,7 +88,11 @@ class Stage:
 
     @property
     def of_images(self) -> bool:
-        return self.context_length == 0
+        return self.context_length == 0 and not self.mixture
+
+    @property
+    def of_tasks(self) -> bool:
+        return self.context_length == 0 and bool(self.mixture)
 
     @property
     def of_clips(self) -> bool:
@@ -92,7 +101,7 @@ class Stage:
     @property
     def rows(self) -> int:
         """Rows of the global batch of one optimizer step."""
-        return self.batch_size if self.of_images else self.batch_tokens // self.context_length
+        return self.batch_tokens // self.context_length if self.context_length else self.batch_size
 
     def row_frames(self, ring: int) -> int:
         """Frames beside a row of text, filled up to a multiple of the devices on "seq"."""
@@ -101,12 +110,14 @@ class Stage:
     @property
     def unit(self) -> str:
         """What the batch is counted in."""
+        if self.of_tasks:
+            return "rows"
         return "images" if self.of_images else "tokens"
 
     @property
     def batch_units(self) -> int:
-        """Images or tokens of one optimizer step."""
-        return self.batch_size if self.of_images else self.batch_tokens
+        """Images, rows or tokens of one optimizer step."""
+        return self.batch_tokens if self.context_length else self.batch_size
 
 
 def check_stage(stage: Stage) -> None:
@@ -148,7 +159,7 @@ def check_stage(stage: Stage) -> None:
         )
     if not 0 <= stage.caption_dropout <= 1:
         raise _error(stage, "caption_dropout", "is no probability", "use 0 to 1")
-    (_check_images if stage.of_images else _check_tokens)(stage)
+    (_check_tokens if stage.context_length else _check_rows)(stage)
     _check_clips(stage)
 
 
@@ -217,6 +228,13 @@ def resolve_mesh(stage: Stage, devices: int) -> dict[str, int]:
     if math.prod(sizes.values()) != devices:
         fix = f"make the product of the axes {devices}, or run on {used} (on a CPU: --cpu_devices={used})"
         raise _error(stage, "mesh", f"does not fit {devices} devices", fix, value=_shape(sizes))
+    if stage.of_tasks:
+        # Rows of each kind are filled up to what the devices share.
+        if sizes["seq"] > 1:
+            raise _error(
+                stage, "mesh.seq", "cuts positions, and tasks are cut by rows", "use 1", sizes["seq"]
+            )
+        return sizes
     ways = sizes["data"] * sizes["fsdp"] * stage.accumulate
     if stage.rows % ways:
         field = "batch_size" if stage.of_images else "batch_tokens"
@@ -231,16 +249,24 @@ def resolve_mesh(stage: Stage, devices: int) -> dict[str, int]:
     return sizes
 
 
-def _check_images(stage: Stage) -> None:
-    for field, empty in (("batch_tokens", 0), ("mixture", {}), ("frames", 0)):
+def _check_rows(stage: Stage) -> None:
+    for field, empty in (("batch_tokens", 0), ("frames", 0)):
         if getattr(stage, field) != empty:
             raise _error(
                 stage, field, "does not go with context_length = 0", "leave it out, or give a length"
             )
     if stage.batch_size < 1:
+        what = "tasks" if stage.of_tasks else "images"
         raise _error(
-            stage, "batch_size", "leaves a stage of images (context_length = 0) empty", "use 1 or more"
+            stage, "batch_size", f"leaves a stage of {what} (context_length = 0) empty", "use 1 or more"
         )
+    if stage.of_tasks:
+        _check_mixture(stage, "task")
+        for task, weight in stage.loss_weights.items():
+            if not 0 <= weight < math.inf:
+                raise _error(stage, f"loss_weights.{task}", "is no weight", "use 0 or more", value=weight)
+    else:
+        _check_no_tasks(stage)
 
 
 def _check_tokens(stage: Stage) -> None:
@@ -258,11 +284,23 @@ def _check_tokens(stage: Stage) -> None:
         )
     if stage.stripe < 0:
         raise _error(stage, "stripe", "is no number of positions", "use for example 512, or 0 for zigzag")
+    _check_mixture(stage, "source")
+    _check_no_tasks(stage)
+
+
+def _check_mixture(stage: Stage, what: str) -> None:
     if not any(stage.mixture.values()):
-        raise _error(stage, "mixture", "names no source", "write for example {'text': 1.0}")
-    for source, weight in stage.mixture.items():
+        example = "{'text': 1.0}" if what == "source" else "{'captions': 1.0}"
+        raise _error(stage, "mixture", f"names no {what}", f"write for example {example}")
+    for name, weight in stage.mixture.items():
         if not 0 <= weight < math.inf:
-            raise _error(stage, f"mixture.{source}", "is no weight", "use 0 or more", value=weight)
+            raise _error(stage, f"mixture.{name}", "is no weight", "use 0 or more", value=weight)
+
+
+def _check_no_tasks(stage: Stage) -> None:
+    for field in ("loss_weights", "shuffle_labels"):
+        if getattr(stage, field):
+            raise _error(stage, field, "is about tasks, and this stage has none", "leave it out")
 
 
 def _check_clips(stage: Stage) -> None:

@@ -105,7 +105,7 @@ def lay_out(rules: sharding.Rules, tree: Any) -> Any:
 
 
 def _zeros(batch: dict) -> dict:
-    return {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch)
 
 
 def _abstract_key() -> jax.ShapeDtypeStruct:

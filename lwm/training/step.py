@@ -34,7 +34,8 @@ def make_train_step(
 
     Args:
       model: has `loss(params, batch, key)` and PARTITION_RULES; and, if it needs maintenance that no gradient
-        does, `refresh(params, batch, key) -> params`, run after every `refresh_every`-th step.
+        does, `refresh(params, batch, key) -> params`, run after every `refresh_every`-th step; and, if its
+        loss is random in a way that held-out losses should not be, `evaluate(params, batch)`.
       optimizer: see `optimizers.make_optimizer`.
       accumulate: microbatches; the rows of the batch are a multiple of it.
       schedule: to report "learning_rate" among the metrics.
@@ -66,7 +67,8 @@ def make_eval_step(model: Any) -> Callable[[Any, dict, jax.Array], Metrics]:
     """Compiles to `evaluate(params, batch, key) -> metrics`: the loss and what the model reports."""
 
     def evaluate(params: Any, batch: dict, key: jax.Array) -> Metrics:
-        loss, metrics = model.loss(params, batch, key)
+        own = hasattr(model, "evaluate")
+        loss, metrics = model.evaluate(params, batch) if own else model.loss(params, batch, key)
         return metrics | {"loss": loss}
 
     return jax.jit(evaluate)

@@ -74,6 +74,8 @@ def test_batches_are_cut_along_rows_and_positions(mesh_of):
     assert found["tokens"].spec == P(BATCH, "seq")
     assert found["images"].spec == P(BATCH)
     assert found["frames"].spec == found["features"].spec == P(BATCH, "seq")
+    by_kind = batch_shardings({"caption": {"targets": shapes["tokens"], "frames": shapes["frames"]}}, mesh)
+    assert by_kind["caption"]["targets"].spec == by_kind["caption"]["frames"].spec == P(BATCH)
     for shape, axis in (((6, 16), "data=2 x fsdp=2"), ((8, 15), "seq=2")):
         with pytest.raises(ValueError, match=f"batch/tokens.*{axis}"):
             batch_shardings({"tokens": jax.ShapeDtypeStruct(shape, jnp.int32)}, mesh)

@@ -15,6 +15,16 @@ def test_each_metric_has_its_own_weight():
     assert mean(totals) == {"denominator": 8.0, "loss": 1.75, "text_nll": 4.5, "text_tokens": 40.0}
 
 
+def test_what_is_reported_of_a_task_is_weighted_by_its_targets():
+    batches = [
+        {"denominator": 1.0, "loss": 1.0, "loss_en_es": 3.0, "accuracy_en_es": 0.5, "count_en_es": 10.0},
+        {"denominator": 1.0, "loss": 2.0, "loss_en_es": 5.0, "accuracy_en_es": 1.0, "count_en_es": 30.0},
+    ]
+    totals = {name: sum(weighted(batch)[name] for batch in batches) for name in batches[0]}
+    expected = {"loss": 1.5, "loss_en_es": 4.5, "accuracy_en_es": 0.875, "count_en_es": 40.0}
+    assert mean(totals) == {"denominator": 2.0} | expected
+
+
 def test_a_mean_over_nothing_is_zero():
     assert mean({"denominator": 0.0, "loss": 0.0}) == {"denominator": 0.0, "loss": 0.0}
 

@@ -40,7 +40,7 @@ IMAGES = dict(context_length=0, batch_tokens=0, batch_size=8, mixture={})
             IMAGES | {"batch_tokens": 64},
             "config.stages.s.batch_tokens: 64 does not go with context_length = 0",
         ),
-        (IMAGES | {"mixture": {"text": 1.0}}, "config.stages.s.mixture: {'text': 1.0} does not go with"),
+        (IMAGES | {"mixture": {"text": 0.0}}, "config.stages.s.mixture: {'text': 0.0} names no task"),
         ({"mesh": {"ring": 2}}, "config.stages.s.mesh.ring: there is no such field"),
     ],
 )
