@@ -123,35 +123,37 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Mixer and decoder. room: positions for which a first call makes a cache; 0 = none is kept."""
+    """Mixer and decoder."""
 
     config: MultiModelConfig
-    room: int = 0
 
     @nn.compact
-    def __call__(self, targets: Stream, source: Stream, capacity_factor: float, cache=None, position=0):
+    def __call__(
+        self, targets: Stream, source: Stream, capacity_factor: float, cache=None, position=0, room=0
+    ):
         """(x_BTD, traffic, cache or None).
 
         Args:
             targets: embedded, the command token first; with a cache one position of them.
             source: the encoded input.
             cache: as it was returned before. position: int32 scalar, of the first target.
+            room: positions for which a call without a cache makes one; 0 = none is kept.
         """
         config, x_BTD = self.config, targets.x_BTD
         own, merge, mixed, front, back = cache or (None, None, None, None, None)
-        attended_BTD, own = AttentionBlock(config, self.room, name="mixer")(x_BTD, source, own, position)
+        attended_BTD, own = AttentionBlock(config, room, name="mixer")(x_BTD, source, own, position)
         with jax.named_scope("mixer"):
             both = jnp.concatenate([attended_BTD, x_BTD], axis=-1)
             x_BTD, merge = ConvStep(config, 5, 1, True, name="merge")(both, None, merge)
             blocks = _stack(ConvBlock, 2)(config, causal=True, name="mixed")
             x_BTD, mixed = blocks(x_BTD, None, mixed or (None,) * 4)
-        layers = [_layers(2)(config, self.room, name=name) for name in ("front", "back")]
+        layers = [_layers(2)(config, room, name=name) for name in ("front", "back")]
         x_BTD, front = layers[0](x_BTD, source, front, position)
         (stream,), traffic = ExpertLayer(config, name="experts")(
             [targets._replace(x_BTD=x_BTD)], capacity_factor
         )
         x_BTD, back = layers[1](stream.x_BTD, source, back, position)
-        return x_BTD, traffic, (own, merge, mixed, front, back) if self.room or cache else None
+        return x_BTD, traffic, (own, merge, mixed, front, back) if room or cache else None
 
 
 _ENCODER = ((2, "front"), (4, "back"))

@@ -16,6 +16,7 @@ from lwm.models.multimodel_rows import join, part
 from lwm.models.multimodel_sizes import DECODED, MultiModelConfig
 from lwm.parallel.sharding import BATCH, constrain
 
+_PICTURES = ("classify", "caption")
 Batch = Mapping[str, Mapping[str, jax.Array]]
 
 
@@ -70,7 +71,7 @@ class Network(nn.Module):
 
     def encode(self, batch: Batch, capacity_factor: float) -> tuple[dict[str, Stream], tuple[Traffic, ...]]:
         """The encoded input of each kind of rows; pictures of all kinds go through the image net together."""
-        seen = [kind for kind in ("classify", "caption") if kind in batch]
+        seen = [kind for kind in _PICTURES if kind in batch]
         streams = []
         if seen:
             pictures = self.image(join([batch[kind]["images"] for kind in seen]))
@@ -101,8 +102,7 @@ class Network(nn.Module):
         """
         x_BTD = self._command(x_BT) if cache is None else self._embed(x_BT)
         targets = Stream(x_BTD, jnp.ones(x_BT.shape, bool))
-        decoder = self.decoder.copy(room=room) if room else self.decoder
-        x_BTD, _, cache = decoder(targets, source, 0.0, cache, position)
+        x_BTD, _, cache = self.decoder(targets, source, 0.0, cache, position, room)
         return self.head(x_BTD), cache
 
     def _read(self, source_BS):
@@ -119,6 +119,13 @@ class Network(nn.Module):
 
     def _command(self, task_BT):
         return constrain(self.commands(task_BT), BATCH) * math.sqrt(self.config.width)
+
+
+def encoded_together(batch: Mapping[str, Any]) -> list[list[str]]:
+    """The kinds of rows in a batch by the streams of the encoder, in their order."""
+    streams = (_PICTURES, ("speech",), ("translate",))
+    present = [[kind for kind in kinds if kind in batch] for kinds in streams]
+    return [kinds for kinds in present if kinds]
 
 
 def decoded_kinds(batch: Mapping[str, Any]) -> list[str]:

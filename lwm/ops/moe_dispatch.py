@@ -82,7 +82,7 @@ def _mix(xs, experts, gates, w1_EDF, w2_EFD, *, E: int, factor: float):
     # One place more than there are takes what is not kept.
     slot_Xk = jnp.where(kept_Xk, experts_Xk * C + place_Xk, E * C)
     queues_SD = jnp.zeros((E * C, D), x_XD.dtype)
-    queues_SD = queues_SD.at[slot_Xk].set(x_XD[:, None], mode="drop", unique_indices=False)
+    queues_SD = queues_SD.at[slot_Xk].set(x_XD[:, None], mode="drop")
     answers_SD = _ask(queues_SD.reshape(E, C, D), w1_EDF, w2_EFD).reshape(E * C, D)
     answers_XkD = answers_SD.at[slot_Xk].get(mode="fill", fill_value=0)
     out_XD = jnp.einsum("XkD,Xk->XD", answers_XkD.astype(jnp.float32), gates_Xk * kept_Xk).astype(x_XD.dtype)
