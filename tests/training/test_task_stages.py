@@ -193,7 +193,7 @@ def test_a_stage_out_of_range_is_refused(changes, message):
             "config.stages.s.mixture: the model has no task 'word'; did you",
         ),
         ({}, {}, {"loss_weights": {"x": 1.0}}, "config.stages.s.loss_weights: the model has no task 'x'"),
-        ({}, {}, {"batch_size": 2}, "config.stages.s.mixture: labels of weight 1.0 gets none of 2 rows"),
+        ({}, {}, {"batch_size": 2}, "config.stages.s.mixture: words of weight 1.0 gets none of 2 rows"),
         ({}, {}, {"mesh": {"data": 4, "seq": 2}}, "config.stages.s.mesh.seq: 2 cuts positions"),
         (
             {},
