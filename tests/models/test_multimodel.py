@@ -134,7 +134,7 @@ def test_greedy_text_is_what_the_whole_model_finds_likeliest(batch):
     rows = rows | {"weights": np.ones_like(rows["weights"])}
     words = np.asarray(write_texts(own, params, rows, beams=1).words_BT)
     assert words.shape[1] == T
-    logits = np.asarray(jit(own.outputs)(params, {"translate": rows | {"targets": words}}).words_BTV)
+    logits = np.array(jit(own.outputs)(params, {"translate": rows | {"targets": words}}).words_BTV)
     logits[..., 0] = -np.inf
     seen = words > 0
     assert seen[:, 0].all()
