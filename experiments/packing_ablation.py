@@ -48,7 +48,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         raise ValueError(f"config argument arm={chosen.arm!r}: not known; known are {', '.join(ARMS)}")
     config = needle_miniature.get_config()
     config.experiment = f"packing_{chosen.arm}"
-    stage = needle_miniature.stage(CONTEXT, 1e4, 3500, {}, rates=(3e-3, 5e-4), rows=4, warmup=50)
+    stage = needle_miniature.stage(CONTEXT, 1e4, 2000, {}, rates=(1e-3, 2e-4), rows=4, warmup=50)
     stage |= {"mixture": {"mixed": 1.0}, "weighting": ARMS[chosen.arm][1], "eval_every": 0}
     config.stages = ml_collections.ConfigDict({"packed": stage})
     if chosen.quicktest:
@@ -83,8 +83,8 @@ class Unmasked:
         return unmasked(next(self._batches))
 
 
-def train(arm: str, seed: int, data: str, workdir: str) -> None:
-    """Trains an arm, or goes on with it."""
+def train(arm: str, seed: int, data: str, first: str, workdir: str) -> None:
+    """Trains an arm from the weights of the workdir `first`, or goes on with it."""
     import dataclasses
 
     from lwm.systems import build_model
@@ -96,7 +96,7 @@ def train(arm: str, seed: int, data: str, workdir: str) -> None:
         return batches if ARMS[arm][0] else Unmasked(batches)
 
     config = get_config(f"arm={arm}").to_dict()
-    experiment = build_experiment(config | {"seed": seed, "data": {"path": data}})
+    experiment = build_experiment(config | {"seed": seed, "data": {"path": data}, "init": first})
     ended = loop.train(
         experiment,
         workdir,
@@ -191,8 +191,10 @@ def main() -> None:
     for arm, seed in asked:
         if table.has(arm=arm, seed=seed):
             continue
-        workdir = f"{chosen.workdir}/{arm}_{seed}"
-        train(arm, seed, data, workdir)
+        first, workdir = (f"{chosen.workdir}/{name}_{seed}" for name in ("first", arm))
+        retrieval = ["--config=experiments/context_extension.py:arm=none", f"--config.seed={seed}"]
+        sweeps.run("-m", "lwm.train", *retrieval, f"--data={data}", f"--workdir={first}", "--cpu_devices=2")
+        train(arm, seed, data, first, workdir)
         last = list(sweeps.rows_of(f"{workdir}/metrics.jsonl"))[-1]
         command = f"python -m experiments.packing_ablation --only={arm},{seed}"
         about = {"arm": arm, "seed": seed, "steps": last["step"], "tokens": last["tokens"]}
