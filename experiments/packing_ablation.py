@@ -162,28 +162,43 @@ def measure(data: str, workdir: str) -> dict:
 
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:
-    """Questions answered by each arm: all seeds together with Wilson's interval, and seed by seed."""
+    """Questions answered by each arm; and what its tokens cost, against "naive" of the same seed."""
     from matplotlib.figure import Figure
 
     from lwm.evaluation import figures
-    from lwm.evaluation.intervals import wilson
+    from lwm.evaluation.intervals import student, wilson
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for place, arm in enumerate(ARMS):
-        own = [row for row in rows if row["arm"] == arm]
-        right, n = (sum(int(row[name]) for row in own) for name in ("right", "questions"))
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    answered, *costs = figure.subplots(1, 3)
+    of = {arm: {row["seed"]: row for row in rows if row["arm"] == arm} for arm in ARMS}
+    for place, own in enumerate(of.values()):
+        right, n = (sum(int(row[name]) for row in own.values()) for name in ("right", "questions"))
         if n:
-            low, high = wilson(right, n)
-            bar = [[right / n - low], [high - right / n]]
-            axes.errorbar([place], [right / n], yerr=bar, fmt="o", capsize=4, color=figures.COLOURS[0])
-        seeds = [float(row["accuracy"]) for row in own]
-        axes.plot([place + 0.1] * len(own), seeds, ".", color=figures.COLOURS[1])
-    axes.set_xticks(range(len(ARMS)), ARMS)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("questions answered (right of the bar: single seeds)")
-    axes.set_title(f"Packing with and without mask and weights (miniature, {len(rows)} runs)", fontsize=11)
+            _bar(
+                answered, place, right / n, wilson(right, n), [float(row["accuracy"]) for row in own.values()]
+            )
+        for name, axes in zip(("answer_nats", "passage_nats"), costs, strict=True):
+            pairs = [(row, of["naive"][seed]) for seed, row in own.items() if seed in of["naive"]]
+            if pairs and place:
+                more = [float(row[name]) - float(naive[name]) for row, naive in pairs]
+                _bar(axes, place, sum(more) / len(more), student(more), more)
+            axes.set_ylabel(f"{name.replace('_', ': ')} a token, less those of naive")
+            axes.axhline(0, color="grey", linewidth=0.8)
+    for axes in (answered, *costs):
+        axes.set_xticks(range(len(ARMS)), ARMS)
+    answered.set_ylim(0, 1)
+    answered.set_ylabel("questions answered")
+    figure.suptitle(f"Packing (miniature, {len(rows)} runs; right of the bars: single seeds)", fontsize=11)
     figures.save(figure, path)
+
+
+def _bar(axes, place: int, value: float, interval: tuple[float, float], seeds: list[float]) -> None:
+    from lwm.evaluation import figures
+
+    low, high = interval
+    bar = [[value - low], [high - value]]
+    axes.errorbar([place], [value], yerr=bar, fmt="o", capsize=4, color=figures.COLOURS[0])
+    axes.plot([place + 0.1] * len(seeds), seeds, ".", color=figures.COLOURS[1])
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "interop": "jax numpy etils gguf tokenizers lwm.errors lwm.ops lwm.parallel lwm.models",
     "generation": "jax numpy einops PIL av lwm.errors lwm.ops lwm.parallel lwm.models",
     "evaluation": (
-        "jax numpy einops PIL jinja2 etils matplotlib "
+        "jax numpy scipy einops PIL jinja2 etils matplotlib "
         "lwm.errors lwm.ops lwm.parallel lwm.models lwm.generation lwm.data.tokenizers lwm.data.clips"
     ),
     "training": (
