@@ -41,8 +41,8 @@ class Stage:
       rope_theta: base of the rotary frequencies.
       batch_tokens: tokens of one optimizer step, in rows of `context_length`.
       batch_size: images of one optimizer step.
-      stripe: positions in a stripe of the zigzag order over "seq" (parallel/layout.py); with short ones packed
-        documents are equal work for all devices. 0 = one turn, which is enough for one long document.
+      stripe: positions in a stripe of the zigzag order over "seq" (parallel/layout.py); short ones make
+        packed documents equal work for all devices. 0 = one turn, which is enough for one long document.
       mixture: weights of the sources of the data folder, or of the questions about clips (odd, count, order);
         they need not add up to 1, 0 leaves one out.
       frames: of a clip that is asked about; 0 = no questions.

@@ -84,8 +84,15 @@ CASES = {
         halves=True,
         stripes=Stripes(384, 4 * 384),
     ),
-    "stripes, window, dropout": dict(
-        mask=Mask(window=500), T=512, S=512, q_start=256, N=2, dropout=0.3, stripes=Stripes(256, 3 * 256)
+    "stripes, keys begin later, window, dropout": dict(
+        mask=Mask(window=500),
+        T=512,
+        S=512,
+        q_start=256,
+        k_start=768,
+        N=2,
+        dropout=0.3,
+        stripes=Stripes(256, 4 * 256),
     ),
     "dropout, GQA, segments": dict(mask=Mask(), N=4, K=2, B=2, segments=True, dropout=0.3, softcap=9.0),
     "head size 128, bfloat16": dict(mask=Mask(), N=2, K=1, size=128, dtype=jnp.bfloat16),
