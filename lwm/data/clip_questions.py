@@ -30,7 +30,7 @@ from lwm.data.packing import Example, pack_row
 from lwm.data.pipeline import check_batch
 from lwm.data.tokenizers import Tokenizer, load_tokenizer
 from lwm.errors import UserError
-from lwm.parallel.layout import ring_order
+from lwm.parallel.layout import zigzag_order
 
 _DOT = "."
 
@@ -100,7 +100,7 @@ def make_question_batches(
         seed=seed,
         questions=questions,
         frames=frames_of_row(mixture, frames, shown, questions, ring),
-        order=ring_order(context_length, ring, stripe),
+        order=zigzag_order(context_length, ring, stripe),
         weighting=weighting,
     )
 

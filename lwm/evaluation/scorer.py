@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
-from lwm.parallel.layout import ring_order
+from lwm.parallel.layout import zigzag_order
 from lwm.parallel.sharding import batch_shardings
 
 
@@ -28,7 +28,7 @@ class Scorer:
     def nll(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         """float32 [B, T], nats of every target; unspecified where the weight is 0."""
         T = batch["tokens"].shape[1]
-        order = ring_order(T, self.ring, self._stripe)
+        order = zigzag_order(T, self.ring, self._stripe)
         back = np.argsort(order)
         return self._apply(self._nll, {name: array[:, order] for name, array in batch.items()})[:, back]
 
@@ -39,7 +39,7 @@ class Scorer:
         trunk and nothing for its vocabulary. What is not read is 0 and False.
         """
         B, T = batch["tokens"].shape
-        order = ring_order(T, self.ring, self._stripe)
+        order = zigzag_order(T, self.ring, self._stripe)
         read = [np.flatnonzero(weights_T[order] > 0) for weights_T in batch["weights"]]
         # A power of two, so that batches with a few more or less share a program.
         A = 1 << max(0, max(map(len, read)) - 1).bit_length()
