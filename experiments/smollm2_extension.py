@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--weights", default=WEIGHTS, help="workdir of lwm.convert, made if it is not there")
     parser.add_argument("--workdir", default=WORKDIR)
     parser.add_argument("--book", required=True, help="text that is asked about")
-    parser.add_argument("--samples", type=int, default=2, help="prompts a cell up to 8K tokens")
+    parser.add_argument("--samples", type=int, default=2, help="prompts a cell (fewer of the longest)")
     parser.add_argument("--output", default=str(sweeps.ROOT / "experiments/results/smollm2.csv"))
     parser.add_argument("--only", default="inside,raised,tuned", help="parts of it, comma-separated")
     chosen = parser.parse_args()
@@ -119,7 +119,8 @@ def main() -> None:
         for flags in (
             first,
             [*needle, f"--lengths={_list(LENGTHS)}", f"--samples={chosen.samples}"],
-            ["--suite=ruler", f"--lengths={_list(LENGTHS)}", f"--samples={chosen.samples}"],
+            ["--suite=ruler", f"--lengths={_list(LENGTHS[:-1])}", f"--samples={chosen.samples}"],
+            ["--suite=ruler", f"--lengths={LENGTHS[-1]}", f"--samples={-(-chosen.samples // 2)}"],
         ):
             evaluate(table, chosen, chosen.weights, *flags)
     # A prompt of 12K tokens takes minutes.
