@@ -10,7 +10,7 @@ Command   python -m lwm.compile --config=experiments/lv_xattn_families.py:llama3
           All of them, into a table: python experiments/benchmarks/xattn_families.py
 Small     python -m lwm.train --config=experiments/lv_xattn_families.py:quicktest --workdir=/tmp/families \\
               --config.data.path=DATA --cpu_devices=8
-          two steps of a toy model, of whichever size is asked for, on any data folder with videos of 16 pixels.
+          two steps of a toy model for whichever size is asked, on a data folder with videos of 16 pixels.
 Expected  every size fits 64 chips, with queries that travel and nothing of S positions sent. Compiled by us,
           not run: the table is experiments/results/xattn_families.csv. Weights are random and features
           stored: no weights of these families are read here.
