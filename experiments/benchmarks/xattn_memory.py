@@ -127,11 +127,11 @@ def longest(layers: int, devices: int, key_block: int, budget: int) -> dict:
             memory = needed(layers, frames, devices, **changes)
             return memory["peak"] + memory["arguments"]
 
-        near, far = 128 * devices, 256 * devices
+        near, far = 512 * devices, 1024 * devices
         slope = (total(far) - total(near)) / (far - near)
         frames = int(near + (budget - total(near)) / slope) // devices * devices
-        while total(frames) > budget:
-            frames -= devices
+        while (over := total(frames) - budget) > 0:
+            frames -= math.ceil(over / slope / devices) * devices
         found[name] = frames * SHAPE["frame_tokens"]
     return {
         "question": "longest",
