@@ -122,7 +122,7 @@ def clip_run(tmp_path_factory, noise_videos):
     def draw(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         middle = 1.0 if name.endswith(("scale", "gate")) else 0.0
-        return rng.normal(middle, 0.15, leaf.shape).astype(np.float32)
+        return jax.numpy.asarray(rng.normal(middle, 0.15, leaf.shape), "float32")
 
     shapes = jax.eval_shape(lambda key, batch: model.init(key, batch), jax.random.key(0),
                             inputs.batch_shapes(stage, model.config))  # fmt: skip

@@ -4,8 +4,6 @@ The questions are those of its stage (`lwm.data.clip_questions`), about clips of
 is asked of such a model: its text alone is not what it learned.
 """
 
-import itertools
-
 import jax
 import numpy as np
 from etils import epath
@@ -31,7 +29,7 @@ def evaluate_answers(
     track: Track,
     rope_theta: float | None = None,
     haystack: str = "",
-    **_,
+    **of_text,
 ) -> tuple[str, dict[str, float]]:
     """Name of the stage, and values by name: the loss of held-out answers, and the share that is right.
 
@@ -39,7 +37,7 @@ def evaluate_answers(
     and the end behind it is the likeliest after the question and the right tokens before it.
     answers_chance: what a guess without looking gets. answers: how many.
 
-    max_tokens: rows of text hold about so many together. Further flags of the verb are about text alone.
+    max_tokens: rows of text hold about so many together. of_text: flags of the verb that are about text alone.
 
     Raises:
       UserError: a haystack, no data folder, too few held-out frames, a context that devices cannot cut.
@@ -65,7 +63,8 @@ def evaluate_answers(
     )
     count = max(1, (max_tokens or _MOST) // (rows * T))
     score, found = Scorer(run.model, run.params, run.mesh), []
-    for batch in track(list(itertools.islice(batches, count)), "held-out questions"):
+    for _ in track(range(count), "held-out questions"):
+        batch = next(batches)
         found.append(_answers(*score.greedy(batch), batch))
     loss, right, n = (float(sum(column)) for column in zip(*found, strict=True))
     total = sum(block["mixture"].values())
