@@ -37,7 +37,7 @@ def evaluate_answers(
     and the end behind it is the likeliest after the question and the right tokens before it.
     answers_chance: what a guess without looking gets. answers: how many.
 
-    max_tokens: rows of text hold about so many together. of_text: flags of the verb that are about text alone.
+    max_tokens: rows of text hold about so many together. of_text: flags of the verb that are about text.
 
     Raises:
       UserError: a haystack, no data folder, too few held-out frames, a context that devices cannot cut.
