@@ -10,6 +10,8 @@ from jax.experimental.multihost_utils import process_allgather
 from lwm.parallel.layout import zigzag_order
 from lwm.parallel.sharding import batch_shardings
 
+BESIDE = "frames", "features", "frame_ids"  # the text of a batch
+
 
 class Scorer:
     """Scores batches in natural order; on a mesh with "seq" > 1 they travel in the ring's and come back.
@@ -30,7 +32,7 @@ class Scorer:
         T = batch["tokens"].shape[1]
         order = zigzag_order(T, self.ring, self._stripe)
         back = np.argsort(order)
-        return self._apply(self._nll, {name: array[:, order] for name, array in batch.items()})[:, back]
+        return self._apply(self._nll, self._in_order(batch, order))[:, back]
 
     def greedy(self, batch: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """(nll float32 [B, T], hit bool [B, T]: is the target the likeliest text token).
@@ -46,14 +48,23 @@ class Scorer:
         places_BA = np.zeros((B, A), np.int32)
         for row, places in zip(places_BA, read, strict=True):
             row[: len(places)] = places
-        nll_BA, hit_BA = self._apply(
-            self._greedy, {name: a[:, order] for name, a in batch.items()}, places_BA
-        )
+        nll_BA, hit_BA = self._apply(self._greedy, self._in_order(batch, order), places_BA)
         nll_BT, hit_BT = np.zeros((B, T), np.float32), np.zeros((B, T), bool)
         for b, places in enumerate(read):
             nll_BT[b, order[places]] = nll_BA[b, : len(places)]
             hit_BT[b, order[places]] = hit_BA[b, : len(places)]
         return nll_BT, hit_BT
+
+    def _in_order(self, batch, order):
+        """Text in ring order; frames as they are, filled up with ones that are not there (id 0)."""
+
+        def one(name, array):
+            if name not in BESIDE:
+                return array[:, order]
+            fill = -array.shape[1] % self.ring
+            return np.pad(array, [(0, 0), (0, fill)] + [(0, 0)] * (array.ndim - 2))
+
+        return {name: one(name, array) for name, array in batch.items()}
 
     def _apply(self, function, batch, *arrays):
         """Scores of a batch in ring order, as numpy arrays."""
