@@ -28,7 +28,7 @@ from experiments import arguments, needle_corpus, sweeps
 
 WEIGHTS, WORKDIR = "runs/smollm2", "runs/smollm2_extension"
 LENGTHS, BEYOND = (1024, 2048, 4096, 8192), (10_240, 12_288)
-DEPTHS, DEPTHS_BEYOND = "0,25,50,75,100", "0,50,100"
+DEPTHS = "0,25,50,75,100"
 THETA = 4e5  # the model's own is 1e5
 KEY = ("task", "kind", "stage", "rope_theta", "length", "depth", "start", "end")
 COLUMNS = (
@@ -113,18 +113,18 @@ def main() -> None:
             parser.error(f"--gguf: '', but {chosen.weights} is not there; give SmolLM2's GGUF file")
         sweeps.run("-m", "lwm.convert", f"--source={chosen.gguf}", f"--workdir={chosen.weights}")
     parts, table = chosen.only.split(","), sweeps.Table(chosen.output, COLUMNS, KEY)
-    needle = ["--suite=needle"]
+    needle = ["--suite=needle", f"--depths={DEPTHS}"]
     if "inside" in parts:
         first = ["--suite=positions", "--lengths=1024", "--samples=1"]
         for flags in (
             first,
-            [*needle, f"--depths={DEPTHS}", f"--lengths={_list(LENGTHS)}", f"--samples={chosen.samples}"],
+            [*needle, f"--lengths={_list(LENGTHS)}", f"--samples={chosen.samples}"],
             ["--suite=ruler", f"--lengths={_list(LENGTHS[:-1])}", f"--samples={chosen.samples}"],
             ["--suite=ruler", f"--lengths={LENGTHS[-1]}", f"--samples={-(-chosen.samples // 2)}"],
         ):
             evaluate(table, chosen, chosen.weights, *flags)
     # A prompt of 12K tokens takes minutes.
-    beyond = [*needle, f"--depths={DEPTHS_BEYOND}", f"--lengths={BEYOND[-1]}", "--samples=1"]
+    beyond = [*needle, f"--lengths={BEYOND[-1]}", "--samples=1"]
     if "raised" in parts:
         evaluate(table, chosen, chosen.weights, *beyond)
         evaluate(table, chosen, chosen.weights, *beyond, f"--rope_theta={THETA:.0f}")
