@@ -70,7 +70,7 @@ def runs(tmp_path_factory):
     blocks = {"lwm": model, "text": model | {"vision_vocab_size": 0}, "imported": model | {"vocab_size": 400}}
     blocks |= {"vqgan": vqgan, "large": vqgan | {"codes": 2 * RUN_CODES}}
     stage = {"name": "only", "context_length": RUN_CONTEXT, "mixture": {}, "rope_theta": 1e4}
-    stage |= {"text_weight": 0.5, "vision_weight": 0.5}
+    stage |= {"text_weight": 0.5, "vision_weight": 0.5, "stripe": 8}
     batch = {name: np.zeros((1, 8), np.int32) for name in ("tokens", "positions", "segments", "is_vision")}
     batch["images"] = np.zeros((1, RUN_SIDE, RUN_SIDE, 3), np.uint8)
     for name, block in blocks.items():

@@ -87,8 +87,9 @@ def load(
         raise UserError(
             f"workdir: {workdir} holds another model, {config['model']['name']}; give a transformer's workdir"
         )
-    theta = {} if rope_theta is None else {"rope_theta": float(rope_theta)}
-    model, data = build_model(config["model"], block, **theta), data or config.get("data", {}).get("path", "")
+    # Prompts come in any length, not in whole stripes.
+    own = {"stripe": 0} | ({} if rope_theta is None else {"rope_theta": float(rope_theta)})
+    model, data = build_model(config["model"], block, **own), data or config.get("data", {}).get("path", "")
     manifest, tokenizer = load_manifest(data) if data else {}, tokenizer_of(workdir, data)
     check_vocabulary(tokenizer, model.config.vocab_size, workdir)
     return Run(model, params, tokenizer, config, dict(block), data, manifest, mesh)
