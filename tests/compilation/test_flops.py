@@ -1,14 +1,21 @@
 """FLOPs of a training step by formula, held against what the compiler counts in the step itself."""
 
+import csv
 import dataclasses
+from pathlib import Path
 
 import jax
 import pytest
 
 from lwm.compilation.flops import parts, train_flops
+from lwm.compilation.seen_flops import seen_again, seen_flops
+from lwm.models.cross_sizes import SIZES, CrossAttentionConfig
 from lwm.systems import build_model
 from lwm.training.experiment import build_experiment
 from lwm.training.program import make_program
+from lwm.training.stages import Axes, Stage
+
+TABLE = Path(__file__).resolve().parents[2] / "experiments" / "results" / "xattn_memory.csv"
 
 # Wide enough for matrix products to be nearly all of it, and a head as wide as a block of scores: what the
 # softmax takes is then below two per cent. Every loop has one turn, as the compiler counts bodies once.
@@ -99,3 +106,16 @@ def test_a_step_that_does_not_fit_is_told_what_is_seen():
     assert kept["keys and values that layers keep"] == 2 * 2 * 256 * 256 * 4
     assert again["keys and values that layers keep"] == 0
     assert again["features of frames and their gradient"] == 3 * 256 * 256 * 4
+
+
+def test_recomputation_of_the_families_is_that_of_their_traced_programs():
+    """The rows that xattn_memory.py counted in whole programs, at the average of Video-MME."""
+    rows = [row for row in csv.DictReader(TABLE.open()) if row["question"] == "flops"]
+    assert len(rows) == 6
+    about = dict(steps=1, learning_rate=1e-3, mesh=Axes(), mixture={"count": 1.0}, frames=2386)
+    stage = Stage(name="s", context_length=5514, batch_tokens=5514, **about)
+    for row in rows:
+        changes = dict(encoder_layers=0, resampler_layers=0, remat="none")
+        config = CrossAttentionConfig(**SIZES[row["size"]] | changes)
+        more = float(row["with"]) - float(row["without"])
+        assert seen_again(config, seen_flops(config, stage)) == pytest.approx(more, rel=1e-3), row["size"]
