@@ -3,6 +3,9 @@
 import os
 import tempfile
 
+# Most of a test's time is compilation; programs as small as these are not worth making fast.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
