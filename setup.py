@@ -26,6 +26,7 @@ CORE = [
     "orbax-checkpoint>=0.12.0",
     "pillow>=11.0",
     "rich>=13.0",
+    "scipy>=1.13",
     "sentencepiece>=0.2.0",
     "tensorflow-datasets>=4.9.9",
     "tokenizers>=0.22.0",
