@@ -138,7 +138,9 @@ def png(picture: np.ndarray) -> bytes:
 def flac(sound: np.ndarray) -> bytes:
     """int16 [samples], one channel."""
     file = io.BytesIO()
-    with av.open(file, "w", format="flac") as container:
+    # Files of FFmpeg otherwise leave 8 KiB of room for tags.
+    unpadded = {"metadata_header_padding": "0"}
+    with av.open(file, "w", format="flac", container_options=unpadded) as container:
         stream = container.add_stream("flac", rate=RATE, layout="mono", options={"compression_level": "12"})
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound)[None], format="s16", layout="mono")
         frame.sample_rate = RATE
