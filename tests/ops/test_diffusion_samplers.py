@@ -56,7 +56,10 @@ def test_a_gaussian_is_recovered(method, steps, options):
 
 @pytest.mark.parametrize("method, order", [("ddim", 1), ("dpm", 2)])
 def test_errors_fall_with_the_order_of_the_solver(method, order):
-    """Four times the steps: towards the exact solution of the probability flow, which keeps a point's number of deviations."""
+    """Four times the steps, towards the exact solution of the probability flow.
+
+    It keeps by how many deviations a point is off the mean.
+    """
     noise = jnp.array([[1.0, -0.5], [-2.0, 1.5]])
     exact = MEAN + SPREAD * np.asarray(noise)
     errors = [np.max(np.abs(run(method, steps, noise) - exact)) for steps in (10, 40)]
