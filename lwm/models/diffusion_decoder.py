@@ -15,7 +15,6 @@ A batch is
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from lwm.models import text_encoder, unet
+from lwm.models.condition import Condition, alike, drop, without_condition
 from lwm.models.text_encoder import TextEncoder
 from lwm.models.unet import UNet
 from lwm.models.unet_sizes import SIZES, DecoderConfig
@@ -30,18 +30,6 @@ from lwm.ops.diffusion import denoising_loss, draw_noised, make_schedule
 from lwm.ops.diffusion_samplers import check_guidance, guided, make_route, sample
 
 __all__ = ["SIZES", "Condition", "DecoderConfig", "DiffusionDecoder"]
-
-
-class Condition(NamedTuple):
-    """What pictures are made from.
-
-    Attributes:
-        vectors_BSC: float.
-        there_BS: bool, False = padding.
-    """
-
-    vectors_BSC: Array
-    there_BS: Array
 
 
 class DiffusionDecoder:
@@ -124,14 +112,7 @@ class DiffusionDecoder:
         c, B = self.config, x_BHWC.shape[0]
         drop_key, noise_key = jax.random.split(key)
         if c.drop_rate:
-            without = self._unconditional(params, unconditional, B)
-            condition, without = _alike(condition, without)
-            dropped_B = jax.random.bernoulli(drop_key, c.drop_rate, (B,))
-            condition = jax.tree.map(
-                lambda a, b: jnp.where(jnp.expand_dims(dropped_B, tuple(range(1, a.ndim))), a, b),
-                without,
-                condition,
-            )
+            condition = drop(drop_key, c.drop_rate, condition, self._without(params, unconditional, B))
         offsets = {"offset": c.noise_offset, "perturbation": c.input_perturbation}
         noised = draw_noised(noise_key, x_BHWC, self.schedule, **offsets)
         predicted = self._denoise(params, noised.x, noised.times_B, condition)
@@ -219,7 +200,7 @@ class DiffusionDecoder:
         noise = jax.random.normal(noise_key, (B, c.resolution, c.resolution, c.image_channels))
         denoise = functools.partial(self._denoise, params)
         if guides:
-            condition, without = _alike(condition, self._unconditional(params, unconditional, B))
+            condition, without = alike(condition, self._without(params, unconditional, B))
             predict = guided(denoise, condition, without, guidance)
         else:
             predict = functools.partial(denoise, condition=condition)
@@ -233,23 +214,5 @@ class DiffusionDecoder:
         with jax.named_scope("unet"):
             return self._unet.apply({"params": params["unet"]}, x_BHWC, times_B, *condition)
 
-    def _unconditional(self, params, given, B):
-        if given is None:
-            given = params.get("unconditional")
-        if given is None:
-            raise ValueError("unconditional: None, and none is learned (unconditional_length = 0); give one")
-        if isinstance(given, Condition):
-            return given
-        vectors_BSC = jnp.broadcast_to(given, (B, *given.shape[-2:]))
-        return Condition(vectors_BSC, jnp.ones(vectors_BSC.shape[:2], bool))
-
-
-def _alike(a: Condition, b: Condition) -> tuple[Condition, Condition]:
-    """Both as long as the longer one, by padding, and in the type of the first."""
-    S = max(a.there_BS.shape[1], b.there_BS.shape[1])
-
-    def filled(x):
-        return jnp.pad(x, ((0, 0), (0, S - x.shape[1]), *[(0, 0)] * (x.ndim - 2)))
-
-    b = b._replace(vectors_BSC=b.vectors_BSC.astype(a.vectors_BSC.dtype))
-    return jax.tree.map(filled, a), jax.tree.map(filled, b)
+    def _without(self, params, given, B):
+        return without_condition(params.get("unconditional") if given is None else given, B)

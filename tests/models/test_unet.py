@@ -10,7 +10,8 @@ import pytest
 
 from lwm.errors import UserError
 from lwm.models.unet import PARTITION_RULES, UNet
-from lwm.models.unet_sizes import SIZES, DecoderConfig
+from lwm.models.unet_sizes import PREDICTIONS, SCHEDULES, SIZES, DecoderConfig
+from lwm.ops import diffusion
 from lwm.parallel.sharding import shardings
 
 FAST = {"xla_backend_optimization_level": 0}  # compiling these tiny programs well takes longer than running
@@ -128,6 +129,10 @@ def _at(tree, path):
     for name in path.split("/"):
         tree = tree[name]
     return tree
+
+
+def test_the_names_are_those_of_the_operations():
+    assert (diffusion.PREDICTIONS, tuple(diffusion.SCHEDULES)) == (PREDICTIONS, SCHEDULES)
 
 
 @pytest.mark.parametrize(
