@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--max_seconds", type=float, default=6.0, help="of waveforms")
     parser.add_argument("--heldout", type=float, default=0.15, help="chance of an item to be held out")
     parser.add_argument("--seed", type=int, default=0, help="of what is held out")
+    parser.add_argument("--library", default="", help="a standard library, if not that of this Python")
     parser.add_argument("--skip_damaged", action="store_true", help="leave damaged files out, and list them")
     start, chosen = time.monotonic(), parser.parse_args()
     try:
