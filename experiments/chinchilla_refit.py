@@ -13,7 +13,8 @@ Expected  with the five largest losses left out: E = 1.8172, A = 477.8, B = 2143
 
 The fit is theirs: Huber's function with delta = 1e-3 of errors of the log loss. Runs were chosen by nobody at
 random, and their errors grow with small budgets; so the bootstrap that draws whole runs, which assumes
-neither equal nor normal errors, is the one to believe where the three intervals differ.
+neither equal nor normal errors, is the one to believe where the three intervals differ. That which draws
+errors is too narrow with so small a delta (see lwm/scaling/resampling.py).
 """
 
 import argparse

@@ -15,6 +15,9 @@ def residual_bootstrap(found: Fit, draws: int = 1000, *, seed: int = 0) -> np.nd
 
     Errors are first divided by sqrt(1 - leverage): a fit comes closer to its runs than the law that it
     looks for, and percentiles of bare errors would be too narrow (Davison and Hinkley 1997, section 6.2.3).
+    With a delta far below the errors they still are: such a fit goes through about as many runs as it has
+    parameters, and their vanished errors are dealt out, too. With 64 runs and delta a tenth of the errors,
+    55 draws of 95 % intervals held the truth in 90 % of cases; those of `profiles` do not have this fault.
     """
     _check(draws)
     rng, white = np.random.default_rng(seed), _white(found)
