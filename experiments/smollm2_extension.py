@@ -171,8 +171,8 @@ def draw(table: sweeps.Table) -> None:
 
     rows = [
         row
-        | {"length": int(row["length"]), "depth": int(row["depth"]), "share": float(row["share"])}
-        | {"arm": f"{row['stage']}, theta {row['rope_theta']}"}
+        | {name: int(row[name]) for name in ("length", "depth", "n")}
+        | {"share": float(row["share"]), "arm": f"{row['stage']}, theta {row['rope_theta']}"}
         for row in table.rows
         if row["task"] == "needle"
     ]
@@ -192,9 +192,9 @@ def _pooled(rows: list[dict], arm: str, length: int) -> dict | None:
     from lwm.evaluation.intervals import wilson
 
     own = [row for row in rows if (row["arm"], row["length"]) == (arm, length)]
-    if not (n := sum(int(row["n"]) for row in own)):
+    if not (n := sum(row["n"] for row in own)):
         return None
-    right = round(sum(row["share"] * int(row["n"]) for row in own))
+    right = round(sum(row["share"] * row["n"] for row in own))
     low, high = wilson(right, n)
     return {"arm": arm, "length": length, "share": right / n, "low": low, "high": high}
 
