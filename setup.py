@@ -26,6 +26,7 @@ CORE = [
     "orbax-checkpoint>=0.12.0",
     "pillow>=11.0",
     "rich>=13.0",
+    "scipy>=1.13",
     "sentencepiece>=0.2.0",
     "tensorflow-datasets>=4.9.9",
     "tokenizers>=0.22.0",
@@ -34,10 +35,11 @@ CORE = [
 EXTRAS = {
     # Pinned: lwm.compile reads what this compiler writes, and a newer libtpu fails to print its modules.
     "tpu": ["jax[tpu]==0.10.2", "libtpu==0.0.42.1"],
-    "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9"],
+    "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "sacrebleu>=2.4"],
     "interop": ["safetensors>=0.5", "torch>=2.5", "transformers>=4.48"],  # tests compare with them
     "notebooks": ["jupyterlab>=4.0", "nbclient>=0.10"],
     "scoreboard": ["ringattention==0.1.2"],
+    "scores": ["sacrebleu>=2.4"],  # of translations, imported where they are scored
     "benchmarks": ["torch>=2.5", "transformers>=4.48"],
 }
 

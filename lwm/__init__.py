@@ -13,7 +13,7 @@ The map
     evaluation/  likelihood, needles, RULER's kinds of task, clips: each an iterator of rows; figures
     interop/     weights of Hugging Face, GGUF and LWM's release, to and fro
     compilation/ a training step through the TPU compiler: memory, collectives, a bound on its time
-    scaling/     the time of a run by formulas, and their rates from measurements (numpy)
+    scaling/     laws of scaling, fitted and compared; the time of a run by formulas (numpy, scipy)
     serving/     runs in use: text, conversations, pictures
     assessment/  runs under question: held-out numbers, suites
     <verb>.py    python -m lwm.prepare | train | evaluate | generate | chat | convert | compile | summarize

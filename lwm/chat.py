@@ -44,6 +44,11 @@ def main():
     picture = []
     if IMAGE.value or VIDEO.value:
         name = given[0]
+        if run.looks:
+            raise UserError(
+                f"{name}: {IMAGE.value or VIDEO.value} goes beside the text of this model, which answers one "
+                "question at a time; ask it by lwm.generate --template=chat"
+            )
         codec = open_codec(run, VQGAN.value, f"{name}: {IMAGE.value or VIDEO.value}")
         reserve = min(NEW_TOKENS.value + 128, run.context_length // 2)
         file = {"image": IMAGE.value, "video": VIDEO.value, "frames": FRAMES.value}

@@ -2,6 +2,7 @@
 
     python -m lwm.evaluate --workdir=runs/lwm       text, video codes and a needle grid of a transformer
     python -m lwm.evaluate --workdir=runs/vqgan     rebuilt frames of a VQGAN
+    python -m lwm.evaluate --workdir=runs/clips     held-out questions to a model that looks at clips
     python -m lwm.evaluate --workdir=runs/smollm2 --suite=needle,ruler,positions --haystack=book.txt
 
 The suite `heldout` writes WORKDIR/evaluation.jsonl (earlier rows of the stage are replaced) and

@@ -5,6 +5,7 @@
     python -m lwm.generate --workdir=runs/lwm --prompt="a bow tie" --kind=image --output=tie.png
     python -m lwm.generate --workdir=runs/lwm --prompt="a bow tie" --kind=video --frames=16 --output=tie.mp4
     python -m lwm.generate --workdir=runs/lwm --video=tie.mp4
+    python -m lwm.generate --workdir=runs/clips --video=tie.mp4 --template=chat --prompt="What is odd?"
     python -m lwm.generate --workdir=runs/lwm --kind=any --prompt="a bow tie" --output=tie.md
 
 Guidance is LWM's: 5 for an image and the first frame of a video, none for the others. Equal seeds give equal
@@ -31,7 +32,10 @@ OUTPUT = flags.DEFINE_string(
 )
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 256, "New tokens of text or any, at most.", lower_bound=1)
 FRAMES = flags.DEFINE_integer(
-    "frames", 0, "Frames: of a video (0 = 8), of one in the prompt (0 = as fit).", lower_bound=0
+    "frames",
+    0,
+    "Frames: of a video (0 = 8), of one in the prompt (0 = as fit, or as learned).",
+    lower_bound=0,
 )
 GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of classifier-free guidance, 1 = none.", lower_bound=0)
 TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 = always the most likely token.", lower_bound=0)
@@ -61,6 +65,10 @@ def main():
     prompt = read_text("prompt_file", PROMPT_FILE.value) if PROMPT_FILE.value else PROMPT.value
     prompts = read_text("prompts", PROMPTS.value).splitlines() if PROMPTS.value else []
     run = sampling.load(WORKDIR.value, stage=STAGE.value, data=DATA.value, tensor=TENSOR.value)
+    if run.looks and KIND.value != "text":
+        raise UserError(
+            f"kind: {KIND.value}, but this model looks at pictures and makes text; use --kind=text"
+        )
     asked = requests.Request(
         prompt=prompt,
         image=IMAGE.value,

@@ -3,6 +3,9 @@
 import os
 import tempfile
 
+# Most of a test's time is compilation; programs as small as these are not worth making fast.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import pytest
 
@@ -70,7 +73,7 @@ def runs(tmp_path_factory):
     blocks = {"lwm": model, "text": model | {"vision_vocab_size": 0}, "imported": model | {"vocab_size": 400}}
     blocks |= {"vqgan": vqgan, "large": vqgan | {"codes": 2 * RUN_CODES}}
     stage = {"name": "only", "context_length": RUN_CONTEXT, "mixture": {}, "rope_theta": 1e4}
-    stage |= {"text_weight": 0.5, "vision_weight": 0.5}
+    stage |= {"text_weight": 0.5, "vision_weight": 0.5, "stripe": 8}
     batch = {name: np.zeros((1, 8), np.int32) for name in ("tokens", "positions", "segments", "is_vision")}
     batch["images"] = np.zeros((1, RUN_SIDE, RUN_SIDE, 3), np.uint8)
     for name, block in blocks.items():
@@ -92,6 +95,46 @@ def runs(tmp_path_factory):
 def one_device(monkeypatch):
     """Runs are loaded onto one device."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.fixture(scope="session")
+def clip_run(tmp_path_factory, noise_videos):
+    """A workdir of a model that looks at clips, with random weights and open gates, as training leaves it."""
+    import json
+
+    import numpy as np
+
+    from lwm import systems
+    from lwm.training import inputs
+    from lwm.training.checkpoints import stage_folder, write_params
+    from lwm.training.stages import Axes, Stage
+
+    folder, rng = tmp_path_factory.mktemp("clip_run"), np.random.default_rng(0)
+    block = {"name": "cross_attention", "size": "debug", "layers": 2, "remat": "none"}
+    about = {
+        "name": "only",
+        "context_length": 256,
+        "batch_tokens": 512,
+        "mixture": {"odd": 1.0, "order": 1.0},
+    }
+    stage = Stage(steps=1, learning_rate=1e-3, mesh=Axes(), frames=16, shown=8, vision_weight=0.0, **about)
+    about |= {"frames": 16, "shown": 8, "questions": 1, "weighting": "example", "rope_theta": 1e4}
+    about |= {"text_weight": 1.0, "vision_weight": 0.0}
+    model = systems.build_model(block, about)
+
+    def draw(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        middle = 1.0 if name.endswith(("scale", "gate")) else 0.0
+        return jax.numpy.asarray(rng.normal(middle, 0.15, leaf.shape), "float32")
+
+    shapes = jax.eval_shape(lambda key, batch: model.init(key, batch), jax.random.key(0),
+                            inputs.batch_shapes(stage, model.config))  # fmt: skip
+    config = {"model": block, "stages": {"only": about}}
+    config |= {"data": {"path": str(noise_videos(model.config.resolution, train=24, heldout=24))}}
+    (folder / "config.json").write_text(json.dumps(config))
+    params = jax.tree.map_with_path(draw, shapes)
+    write_params(stage_folder(folder, 0, "only"), params, {"config": config, "stage": about})
+    return folder
 
 
 @pytest.fixture(scope="session")

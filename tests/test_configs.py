@@ -29,7 +29,8 @@ PARTS = [*((name, "") for name in CONFIGS), ("quickstart.py", "vqgan"), ("text_t
 PARTS += [("context_extension.py", arm) for arm in ("none", "staged", "direct")]
 PARTS += [("packing_ablation.py", arm) for arm in ("naive", "mask", "weights")]
 PARTS += [("clip_questions.py", "sampled")]
-CHIPS = {"lwm_text.py": 256, "lwm_vision.py": 512}
+PARTS += [("lv_xattn_families.py", size) for size in ("owl3_7b", "flamingo_9b")]
+CHIPS = {"lwm_text.py": 256, "lwm_vision.py": 512, "lv_xattn_families.py": 64}
 # Miniatures run on two virtual devices, one for each core; so do their quicktests.
 CHIPS |= dict.fromkeys(("needle_miniature.py", "context_extension.py", "packing_ablation.py"), 2)
 CHIPS |= dict.fromkeys(("text_to_image.py", "smollm2_extension.py", "clip_questions.py"), 2)

@@ -27,6 +27,7 @@ RUNS = {
     "smollm2_extension.py:quicktest": 2,
     "clip_questions.py:quicktest": 1,
     "clip_questions.py:sampled,quicktest": 1,
+    "lv_xattn_families.py:flamingo_9b,quicktest": 1,
 }
 # Those that run on two devices, not eight.
 TWO = "needle_miniature", "context_extension", "packing_ablation", "smollm2_extension", "clip_questions"
@@ -62,7 +63,7 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("config", RUNS)
 def test_config_runs_as_a_quicktest(config, data, noise_videos, tmp_path):
     """All stages, finite losses, and nothing left to do when the command is given again."""
-    if config.startswith("clip_questions"):
+    if config.startswith(("clip_questions", "lv_xattn_families")):
         data = noise_videos(16, train=128, heldout=32)
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "lwm.train", f"--config=experiments/{config}", f"--workdir={workdir}"]

@@ -1,8 +1,10 @@
 r"""What recomputation of cross-attention saves, what it costs, and how much longer video may be for it.
 
     python experiments/benchmarks/xattn_memory.py --output=experiments/results/xattn_memory.csv
+    python experiments/benchmarks/xattn_memory.py --questions=longest --layers=4 --key_blocks=4096
 
-All of it is read from programs (value and gradient of the loss, stored features); nothing is run.
+All of it is read from programs (value and gradient of the loss, stored features); nothing is run. A row takes
+the place of the one that was there for the same question.
 
     kept      what lies between the forward and the backward pass (outputs of the compiled forward pass of
               `jax.vjp`) without and with recomputation, for 1, 2, 4 and 8 cross-attention layers, beside
@@ -19,6 +21,7 @@ All of it is read from programs (value and gradient of the loss, stored features
 """
 
 import argparse
+import csv
 import functools
 import math
 import pathlib
@@ -36,6 +39,7 @@ COLUMNS = [
     *("question", "size", "layers", "devices", "S", "key_block", "budget", "without", "with", "saved"),
     *("formula", "ratio", "commit", "command"),
 ]
+KEY = COLUMNS[:7]
 
 
 def program_of(config, tokens: int, frames: int):
@@ -123,11 +127,11 @@ def longest(layers: int, devices: int, key_block: int, budget: int) -> dict:
             memory = needed(layers, frames, devices, **changes)
             return memory["peak"] + memory["arguments"]
 
-        near, far = 128 * devices, 256 * devices
+        near, far = 512 * devices, 1024 * devices
         slope = (total(far) - total(near)) / (far - near)
         frames = int(near + (budget - total(near)) / slope) // devices * devices
-        while total(frames) > budget:
-            frames -= devices
+        while (over := total(frames) - budget) > 0:
+            frames -= math.ceil(over / slope / devices) * devices
         found[name] = frames * SHAPE["frame_tokens"]
     return {
         "question": "longest",
@@ -205,10 +209,14 @@ def main() -> None:
     start(flags.devices)
     made = {"commit": commit(), "command": "python " + " ".join(sys.argv)}
     rows, asked = [], set(flags.questions.split(","))
+    if flags.output.exists():
+        with flags.output.open(newline="") as file:
+            rows = list(csv.DictReader(file))
 
     def add(row):
         print(row, flush=True)
-        rows.append(dict.fromkeys(COLUMNS, "") | row | made)
+        row = {name: str(value) for name, value in (dict.fromkeys(COLUMNS, "") | row | made).items()}
+        rows[:] = [other for other in rows if any(other[name] != row[name] for name in KEY)] + [row]
         write(flags.output, rows)
 
     for key_block in map(int, flags.key_blocks.split(",")):

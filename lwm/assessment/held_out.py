@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from lwm.assessment.clip_answers import check_rows, evaluate_answers
 from lwm.data import datasets
 from lwm.data.fields import VISION, parse_fields
 from lwm.data.manifest import write_json, write_whole
@@ -20,22 +21,25 @@ from lwm.evaluation.workdirs import read_json, read_rows
 from lwm.generation.films import picture
 from lwm.serving import sampling
 from lwm.serving.attachments import read_text
-from lwm.systems import MODELS, build_model
+from lwm.systems import build_model
 from lwm.training.checkpoints import load_params
 
 _BATCH_TOKENS = 8192  # where the context is shorter, rows are scored together
 
 
 def run(workdir: epath.PathLike, *, data: str, stage: str | None, **asked) -> None:
-    """Measures a transformer or a VQGAN, prints the numbers beside their baselines, and leaves them in files.
+    """Measures a model of any kind, prints the numbers beside their baselines, and leaves them in files.
 
     WORKDIR/evaluation.jsonl: earlier rows of the stage are replaced. WORKDIR/needle.json: the needle grid.
-    asked: of `evaluate_transformer`; a VQGAN is asked nothing.
+    asked: of `evaluate_transformer`; of these a model that looks at clips, see `clip_answers.py`, is asked
+    the first few, a VQGAN nothing.
     """
     workdir = epath.Path(workdir)
     model = (read_json(workdir / "config.json") or {}).get("model") or {}
     if model.get("name") == "vqgan":
         cells, (stage, values) = [], evaluate_vqgan(workdir, data=data, stage=stage)
+    elif model.get("name") == "cross_attention":
+        cells, (stage, values) = [], evaluate_answers(workdir, data=data, stage=stage, **asked)
     else:
         stage, values, cells = evaluate_transformer(workdir, data=data, stage=stage, **asked)
     found = rows.rows_of(values, stage)
@@ -73,8 +77,7 @@ def evaluate_transformer(
     Raises:
       UserError: nothing is held out, or the context cannot be cut over the devices.
     """
-    rules = MODELS["lwm"][0].PARTITION_RULES
-    loaded = sampling.load(workdir, stage=stage, data=data, rope_theta=rope_theta, rules=rules)
+    loaded = sampling.load(workdir, stage=stage, data=data, rope_theta=rope_theta, serving=False)
     tokenizer, manifest, block, data = loaded.tokenizer, loaded.manifest, loaded.block, loaded.data
     T = loaded.context_length
     if haystack:
@@ -129,16 +132,6 @@ def evaluate_vqgan(
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "rebuilt.png", picture(pairs[None], ".png", scale=max(1, 128 // images.shape[1])))
     return block["name"], values
-
-
-def check_rows(devices: int, lengths: dict[str, int]) -> None:
-    """UserError naming the field of a length that a ring of so many devices cannot cut in zigzag order."""
-    for field, length in lengths.items():
-        if devices > 1 and length % (2 * devices):
-            raise UserError(
-                f"{field}: {length} cannot be cut into two chunks for each of {devices} devices; "
-                "run on one device, or on fewer"
-            )
 
 
 def read_documents(data: str, sources: Iterable[str], split: str) -> Iterator[datasets.Document]:

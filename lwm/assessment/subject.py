@@ -61,9 +61,15 @@ def load(
     TEMPLATES; "" = chat where the tokenizer has the marks of one.
 
     Raises:
-      UserError: there is no checkpoint of a transformer, no tokenizer or another's, or no such template.
+      UserError: there is no checkpoint of a transformer that reads all as tokens, no tokenizer or another's,
+        or no such template.
     """
     run = sampling.load(workdir, stage=stage, data=data, rope_theta=rope_theta)
+    if run.looks:
+        raise UserError(
+            f"suite: {workdir} holds a model that looks at frames beside its text, of which only heldout is "
+            "asked; use --suite=heldout"
+        )
     model, params, tokenizer, block = run.model, run.params, run.tokenizer, run.block
     chats = "<|im_start|>" in tokenizer.specials
     template = template or ("chat" if chats else "plain")

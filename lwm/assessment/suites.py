@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from lwm.assessment.held_out import check_rows, clips_of, read_documents, texts_of
+from lwm.assessment.clip_answers import check_rows
+from lwm.assessment.held_out import clips_of, read_documents, texts_of
 from lwm.assessment.subject import Subject
 from lwm.data.manifest import load_manifest, write_whole
 from lwm.errors import UserError

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lwm.compilation.seen_flops import Seen, seen_again, seen_flops, seen_parts
 from lwm.training.program import Program
 
 
@@ -16,17 +17,20 @@ class Flops(NamedTuple):
       attention: 6 · layers · T² · N · H for each sequence: scores and values are 2 · 2 · T² · N · H forward,
         half of it under a causal mask, and three times that with the backward pass. Packed documents need
         less; this counts sequences as whole.
-      again: what rematerialisation computes twice.
+      again: what rematerialisation computes twice. Scores, which attention by blocks makes once more on its
+        way back, are not counted again.
+      seen: of a model that looks at frames, all that this takes.
     """
 
     products: float
     attention: float
     again: float
+    seen: Seen | None = None
 
     @property
     def model(self) -> float:
         """What MFU counts ("PaLM", 2204.02311, appendix B): no rematerialisation."""
-        return self.products + self.attention
+        return self.products + self.attention + (self.seen.total if self.seen else 0.0)
 
     @property
     def executed(self) -> float:
@@ -52,7 +56,9 @@ def train_flops(program: Program) -> Flops | None:
         again += 2.0 * tokens * layers + (0 if kept else attention / 3)
     if config.loss_chunk:
         again += 2.0 * tokens * heads
-    return Flops(6.0 * tokens * (layers + heads), attention, again)
+    seen = seen_flops(config, stage) if stage.of_clips else None
+    again += seen_again(config, seen) if seen else 0.0
+    return Flops(6.0 * tokens * (layers + heads), attention, again, seen)
 
 
 def parameters(program: Program) -> int:
@@ -104,4 +110,5 @@ def parts(program: Program) -> list[tuple[str, float, str]]:
     words = max(config.vocab_size, config.vision_vocab_size)
     logits = min((config.loss_chunk or tokens) * rows, tokens) * words / tensor * 8
     found.append(("logits and their gradients", logits, "loss_chunk=1024"))
+    found += seen_parts(config, stage, mesh) if stage.of_clips else []
     return sorted(found, key=lambda part: -part[1])

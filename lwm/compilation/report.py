@@ -81,6 +81,10 @@ def _work(result: Result) -> list[str]:
             f"FLOPs a step {flops.model:.4g} (products {flops.products:.4g}, causal attention"
             f" {flops.attention:.4g}); with recomputation {flops.executed:.4g}",
         ]
+    if result.flops and result.flops.seen:
+        seen = result.flops.seen._asdict().items()
+        shown = ", ".join(f"{part} {count:.4g}" for part, count in seen if count)
+        lines.append(f"  of these by what is seen {result.flops.seen.total:.4g}: {shown}")
     lines += [
         f"  XLA counts {result.xla_flops:.4g} on a device, loop bodies once and kernels as they say",
         f"roofline: at least {limit.seconds:.4g} s a step, by {limit.by}: compute {limit.compute:.4g}, HBM"

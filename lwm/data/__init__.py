@@ -18,5 +18,9 @@ pipeline.py      rows to batches: mixture, lanes, hosts, zigzag, state
 clips.py         clips with odd frames in them: what is put where, and who could know the answer
 clip_frames.py   such clips of the real frames of a data folder
 clip_questions.py  batches of questions about them: text, frames and who sees which
+task_sources/    samples of eight tasks as real packages hold them; tasks.py: which task reads what
+task_records.py  the third TFDS builder: samples of any task; task_preparation.py: the work of making them
+waveforms.py     WAV files, resampled
+task_mixture.py  rows of a step by task; task_rows.py: records to rows; task_batches.py: rows to batches
 progress.py      a bar on a terminal, lines in a log
 """

@@ -30,7 +30,7 @@ from lwm.data.packing import Example, pack_row
 from lwm.data.pipeline import check_batch
 from lwm.data.tokenizers import Tokenizer, load_tokenizer
 from lwm.errors import UserError
-from lwm.parallel.layout import ring_order
+from lwm.parallel.layout import zigzag_order
 
 _DOT = "."
 
@@ -100,7 +100,7 @@ def make_question_batches(
         seed=seed,
         questions=questions,
         frames=frames_of_row(mixture, frames, shown, questions, ring),
-        order=ring_order(context_length, ring, stripe),
+        order=zigzag_order(context_length, ring, stripe),
         weighting=weighting,
     )
 
@@ -155,13 +155,9 @@ class QuestionBatches:
 def question(tokenizer: Tokenizer, task: str, frames: int, shown: int, answer: str) -> Question:
     """The text about a clip of `frames`, of which so many are shown (0: all), in the chat template."""
     parts = chat_parts(TASKS[task], answer, vision=True)
-    dot, seen = tokenizer.encode(_DOT), 0
+    dot, seen = tokenizer.encode(_DOT), shown or frames
     pieces = [([*tokenizer.prefix, *tokenizer.encode(parts["question"])], 0)]
-    eighths = even_places(frames, shown or frames) * PARTS // frames + 1
-    for line, dots in zip(*np.unique(eighths, return_counts=True), strict=True):
-        pieces.append((tokenizer.encode(f"{line} " if not seen else f"\n{line} "), seen))
-        pieces += [(dot, seen + number) for number in range(1, dots + 1)]
-        seen += dots
+    pieces += dots_of(tokenizer, frames, shown)
     for place in range(1, AGAIN[task] + 1):
         pieces += [(tokenizer.encode(f"\nagain {place} "), seen), (dot, seen + 1)]
         seen += 1
@@ -175,6 +171,17 @@ def question(tokenizer: Tokenizer, task: str, frames: int, shown: int, answer: s
     )
     media = np.repeat([number for _, number in pieces], [len(ids) for ids, _ in pieces])
     return Question(example, media.astype(np.int32))
+
+
+def dots_of(tokenizer: Tokenizer, frames: int, shown: int = 0) -> list[tuple[list[int], int]]:
+    """The dots of a clip in their lines: (ids, number of the last frame that they may see), in order."""
+    dot, seen, pieces = tokenizer.encode(_DOT), 0, []
+    eighths = even_places(frames, shown or frames) * PARTS // frames + 1
+    for line, dots in zip(*np.unique(eighths, return_counts=True), strict=True):
+        pieces.append((tokenizer.encode(f"{line} " if not seen else f"\n{line} "), seen))
+        pieces += [(dot, seen + number) for number in range(1, dots + 1)]
+        seen += int(dots)
+    return pieces
 
 
 def _ids(clip: int, numbers: np.ndarray) -> np.ndarray:

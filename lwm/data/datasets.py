@@ -39,7 +39,7 @@ class Frames(tfds.core.GeneratorBasedBuilder):
             shape=(self._resolution, self._resolution, 3), dtype=np.uint8, encoding="bytes"
         )
         features = {"image": image, "video": tfds.features.Text(), "index": np.int64}
-        return _info(self, features)
+        return dataset_info(self, features)
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(records) for split, records in self._records.items()}
@@ -66,7 +66,7 @@ class Documents(tfds.core.GeneratorBasedBuilder):
             "fields": tfds.features.Text(),
             "bytes": np.int64,
         }
-        return _info(self, features)
+        return dataset_info(self, features)
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(records) for split, records in self._records.items()}
@@ -97,7 +97,7 @@ class Document(NamedTuple):
 
 def write_frames(data_dir: epath.PathLike, records: Records, *, resolution: int) -> None:
     """Writes the Frames of `data_dir`: whole, or not at all. Splits without a record must be left out."""
-    _write(
+    write(
         data_dir,
         lambda: Frames(records=records, resolution=resolution, data_dir=data_dir, file_format="array_record"),
     )
@@ -106,7 +106,7 @@ def write_frames(data_dir: epath.PathLike, records: Records, *, resolution: int)
 def write_documents(data_dir: epath.PathLike, source: str, records: Records) -> None:
     """Writes the Documents of one source: whole, or not at all. Splits without a record must be left out."""
     config = tfds.core.BuilderConfig(name=source)
-    _write(
+    write(
         data_dir,
         lambda: Documents(records=records, config=config, data_dir=data_dir, file_format="array_record"),
     )
@@ -129,13 +129,23 @@ def documents_dir(data_dir: epath.PathLike, source: str) -> epath.Path:
     return epath.Path(data_dir) / "documents" / source / _VERSION
 
 
-class _Source(Sequence):
-    """A split of a data set with each record passed through `decode`; what Grain reads from."""
+class RecordSource(Sequence):
+    """A split of a data set with each record passed through `decode`; what Grain reads from.
 
-    def __init__(self, folder: epath.Path, split: str, decode: Callable[[dict], object]):
+    Raises UserError, which says who makes it, if `folder` does not exist. A split that was not written is
+    empty.
+    """
+
+    def __init__(
+        self,
+        folder: epath.Path,
+        split: str,
+        decode: Callable[[dict], object],
+        made_by: str = "python -m lwm.prepare",
+    ):
         self._name, self._decode = f"{folder}[{split}]", decode
         if not folder.exists():
-            raise UserError(f"data: {folder} does not exist; make it by python -m lwm.prepare")
+            raise UserError(f"data: {folder} does not exist; make it by {made_by}")
         builder = tfds.builder_from_directory(folder)
         self._records = builder.as_data_source(split=split) if split in builder.info.splits else ()
 
@@ -159,7 +169,7 @@ def frames(data_dir: epath.PathLike, split: str) -> Sequence[np.ndarray]:
 
     Raises UserError if `data_dir` has no frames. A split without any is empty.
     """
-    return _Source(frames_dir(data_dir), split, lambda record: record["image"])
+    return RecordSource(frames_dir(data_dir), split, lambda record: record["image"])
 
 
 def documents(data_dir: epath.PathLike, source: str, split: str) -> Sequence[Document]:
@@ -167,7 +177,7 @@ def documents(data_dir: epath.PathLike, source: str, split: str) -> Sequence[Doc
 
     Raises UserError if `data_dir` has no such source. A split without any document is empty.
     """
-    return _Source(documents_dir(data_dir, source), split, _decode_document)
+    return RecordSource(documents_dir(data_dir, source), split, _decode_document)
 
 
 def _decode_document(record: dict) -> Document:
@@ -181,7 +191,8 @@ def _decode_document(record: dict) -> Document:
     )
 
 
-def _info(builder: tfds.core.DatasetBuilder, features: dict) -> tfds.core.DatasetInfo:
+def dataset_info(builder: tfds.core.DatasetBuilder, features: dict) -> tfds.core.DatasetInfo:
+    """Returns what a builder says of itself: its docstring, its features, records in the order made."""
     return tfds.core.DatasetInfo(
         builder=builder,
         features=tfds.features.FeaturesDict(features),
@@ -190,7 +201,7 @@ def _info(builder: tfds.core.DatasetBuilder, features: dict) -> tfds.core.Datase
     )
 
 
-def _write(data_dir: epath.PathLike, make_builder: Callable[[], tfds.core.DatasetBuilder]) -> None:
+def write(data_dir: epath.PathLike, make_builder: Callable[[], tfds.core.DatasetBuilder]) -> None:
     """Runs a builder without its chatter; TFDS writes to a folder beside the final one and renames it."""
     scratch = epath.Path(data_dir) / "partial" / "downloads"  # TFDS wants one, though nothing is downloaded
     tfds.disable_progress_bar()

@@ -17,7 +17,7 @@ from lwm.data.manifest import load_manifest
 from lwm.data.packing import WEIGHTINGS, pack_row
 from lwm.data.streams import Marks, Stream, shuffled
 from lwm.errors import UserError
-from lwm.parallel.layout import ring_order
+from lwm.parallel.layout import zigzag_order
 
 
 def make_batches(
@@ -43,7 +43,7 @@ def make_batches(
       split: "train" or "heldout".
       mixture: share of the rows by source; need not sum to one; 0 leaves a source out.
       ring, stripe: size of the mesh axis "seq"; with more than 1 the sequence axis comes in
-        `ring_order(context_length, ring, stripe)`.
+        `zigzag_order(context_length, ring, stripe)`.
       caption_dropout, swap_order, weighting: see `Stream`, `pack_row`.
       repeat: for ever, shuffled; else one pass in stored order, ended by rows of padding until every lane is
       through.
@@ -77,7 +77,7 @@ def make_batches(
         # One pass ends for all hosts at once, so each of them has to follow every lane.
         for lane in (mine if repeat else range(batch_size))
     }
-    order = ring_order(context_length, ring, stripe) if ring > 1 else None
+    order = zigzag_order(context_length, ring, stripe) if ring > 1 else None
     return Batches(lanes, mine, mixture, context_length, batch_size, seed, order, weighting)
 
 
@@ -201,12 +201,12 @@ def check_batch(
     context_length: int, batch_size: int, ring: int, stripe: int, weighting: str, process_count: int
 ) -> None:
     """Raises UserError naming what of `make_batches`' arguments no batch can have."""
-    unit = ring * (stripe or 2) if ring > 1 else 1
+    unit = 2 * ring * max(stripe, 1) if ring > 1 else 1
     if weighting not in WEIGHTINGS:
         raise UserError(f"weighting: {weighting!r} is not one of {WEIGHTINGS}")
     if context_length < 1 or context_length % unit:
         raise UserError(
-            f"context_length: {context_length} is not a multiple of {unit} (seq x 2, or x stripe); choose one"
+            f"context_length: {context_length} is not a multiple of {unit} (2 x seq x any stripe); choose one"
         )
     _check_hosts(batch_size, process_count)
 

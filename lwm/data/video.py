@@ -124,21 +124,29 @@ def read_image(path: str, *, resolution: int, view: View = WHOLE) -> np.ndarray:
 
     Raises BrokenMedia if Pillow cannot read it.
     """
+    image = open_on_white(path)
+    side = view.side * min(image.size)
+    left, top = (image.width - side) * view.left, (image.height - side) * view.top
+    box = (left, top, left + side, top + side)
+    image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box)
+    return np.asarray(ImageOps.mirror(image) if view.mirrored else image)
+
+
+def open_on_white(path: str) -> Image.Image:
+    """Returns an image in RGB, transparency laid on white, EXIF rotation applied.
+
+    Raises BrokenMedia if Pillow cannot read it.
+    """
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
-            side = view.side * min(image.size)
-            left, top = (image.width - side) * view.left, (image.height - side) * view.top
-            box = (left, top, left + side, top + side)
-            image = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box)
+            return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).replace(repr(path), "it").replace(path, "it")
         raise BrokenMedia(f"cannot be decoded: {reason}") from None
-    return np.asarray(ImageOps.mirror(image) if view.mirrored else image)
 
 
 def _square(frame: av.VideoFrame, resolution: int, aspect: float, view: View) -> np.ndarray:

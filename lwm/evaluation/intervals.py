@@ -1,9 +1,10 @@
-"""How sure a share or a mean is: Wilson's interval for independent answers, a bootstrap for groups."""
+"""How sure a number is: Wilson's interval for shares, Student's for seeds, a bootstrap for groups."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 _DRAWS = 2000
 
@@ -14,6 +15,18 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     middle = (share + zz / 2) / (1 + zz)
     half = z * math.sqrt(share * (1 - share) / n + zz / (4 * n)) / (1 + zz)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval for the mean of a few independent values, such as differences by seed.
+
+    Without limits if there is one value: it says nothing of the spread.
+    """
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return -math.inf, math.inf
+    half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
+    return mean - half, mean + half
 
 
 def bootstrap(

@@ -46,6 +46,8 @@ MEASURES = (
     Measure("code_usage", "share", "", "", "frames"),
     Measure("code_perplexity", "codes", "", "", "frames"),
     Measure("needle_found", "share", "needle_chance", "one guess", "needle_samples"),
+    Measure("answers_right", "share", "answers_chance", "a guess without looking", "answers"),
+    Measure("answer_loss", "nats/token", "", "", "answers"),
     Measure("needle_gain", "nats/number", "needle_no_gain", "the needle ignored", "needle_samples"),
 )
 

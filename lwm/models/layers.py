@@ -62,7 +62,7 @@ class Attention(nn.Module):
         """Attends to earlier tokens.
 
         Args:
-            x_BTD: normalised activations; in `ring_order` on a mesh with "seq" > 1, but for a cache without
+            x_BTD: normalised activations; in `zigzag_order` on a mesh with "seq" > 1, but for a cache without
                 `spread`: then whole on every device.
             positions_BT: int32 positions inside each segment; -1 marks padding on the way to the cache.
             segments_BT: int32 ids of the packed examples, 0 = padding; not used with a cache.
@@ -93,8 +93,9 @@ class Attention(nn.Module):
                     # A scan over layers computes what depends on its constants alone before the loop. Tied to
                     # the queries segments are none; else the masks of all tiles would be, T x S bits each.
                     q_BTNH, segments_BT = jax.lax.optimization_barrier((q_BTNH, segments_BT))
-                order = {"layout": "striped", "stripe": self.stripe} if self.stripe else {}
-                out_BTNH = ring_attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, block=self.block, **order)
+                out_BTNH = ring_attention(
+                    q_BTNH, k_BTKH, v_BTKH, segments_BT, stripe=self.stripe, block=self.block
+                )
         else:
             with jax.named_scope("cache"):
                 arguments = (q_BTNH, k_BTKH, v_BTKH, positions_BT, cache, layer)

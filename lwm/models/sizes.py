@@ -39,7 +39,7 @@ class TransformerConfig:
         ffn_chunk, loss_chunk: tokens of a device that meet the feed-forward layer and the heads at a time;
             0 = all of them.
         attention_block: rows and columns of a tile of the attention matrix.
-        stripe: on a mesh with "seq" > 1 batches come in `ring_order(T, seq, stripe)`; 0 = zigzag.
+        stripe: on a mesh with "seq" > 1 batches come in `zigzag_order(T, seq, stripe)`; 0 = one turn.
         text_weight, vision_weight: a_text and a_vision of L = a_text L_text + a_vision L_vision; a loss of
             weight 0 is not computed.
 

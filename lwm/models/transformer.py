@@ -2,7 +2,7 @@
 
 At every position the input is the text or the vision embedding of its token, and both heads can be read; the
 batch says which one counts. The mesh comes from the context (`jax.set_mesh`); without one the same code runs
-on one device. Sequences on a mesh with "seq" > 1 are in zigzag or striped order (see parallel/layout.py).
+on one device. Sequences on a mesh with "seq" > 1 are in zigzag order (see parallel/layout.py).
 """
 
 import jax

@@ -40,7 +40,7 @@ def ring_attention(
     *,
     mask: Mask = CAUSAL,
     layout: str = "zigzag",
-    stripe: int = 512,
+    stripe: int = 0,
     block: int = 512,
     softcap: float = 0.0,
     sinks_N: jax.Array | None = None,
@@ -59,10 +59,10 @@ def ring_attention(
       segments_BT: integers in the same order as T, or None. A query sees keys of its own segment only;
         segment 0 is padding: its rows are exactly zero.
       mask: who sees whom, by position in the natural order.
-      layout: "zigzag" (`zigzag_order(T, seq)`; balanced under causal masks) or "contiguous" (natural order;
-        any T, and a window then needs its neighbours only) or "striped" (`striped_order(T, seq, stripe)`;
-        balanced for packed segments as well). The same if "seq" is 1.
-      stripe: positions in a stripe of the striped layout; no block is longer.
+      layout: "zigzag" (`zigzag_order(T, seq, stripe)`; balanced under causal masks) or "contiguous" (natural
+        order; any T, and a window then needs its neighbours only). The same if "seq" is 1.
+      stripe: positions in a stripe of zigzag; no block is longer. Short ones balance packed segments as well;
+        0 = one turn, which has the fewest meetings.
       block: most positions in a block of scores.
       softcap: scores become softcap * tanh(scores / softcap); 0 = as they are.
       sinks_N: a learned logit for each head that joins the softmax once and has no value; or None.
@@ -77,9 +77,9 @@ def ring_attention(
       rematerialisation policies.
 
     Raises:
-      ValueError: shapes that do not go together; the mesh does not divide B, the heads or T (zigzag: two
-        chunks for each device; striped: whole stripes); `ulysses` does not divide "seq" or the heads of a
-        device; an unknown layout.
+      ValueError: shapes that do not go together; the mesh does not divide B, the heads or T (zigzag: whole
+        turns); `ulysses` does not divide "seq" or the heads of a device; an unknown layout, or one that has
+        no stripes with a stripe.
     """
     (B, T, N, _), K, n = q_BTNH.shape, k_BTKH.shape[2], pieces(SEQUENCE)
     _check_shapes(q_BTNH, k_BTKH, v_BTKH, segments_BT, sinks_N)
@@ -87,10 +87,12 @@ def ring_attention(
         check_divides(letter, length, axes)
     if layout not in LAYOUTS:
         raise ValueError(f"layout: {layout!r}; one of {LAYOUTS}")
-    if n > 1 and layout == "zigzag" and T % (2 * n):
-        raise ValueError(f"T: {T} is not a multiple of {2 * n}, two chunks for each of seq={n} devices")
-    if layout == "striped" and (stripe < 1 or (n > 1 and T % (n * stripe))):
-        raise ValueError(f"stripe: {stripe}; T = {T} needs to be a multiple of stripe x seq = {stripe} x {n}")
+    if stripe < 0 or (stripe and layout != "zigzag"):
+        raise ValueError(f"stripe: {stripe}; positions in a stripe of zigzag, or 0; and 0 for {layout!r}")
+    unit = 2 * n * max(stripe, 1)
+    if n > 1 and layout == "zigzag" and T % unit:
+        what = f"stripes of {stripe}" if stripe else "chunks"
+        raise ValueError(f"T: {T} is not a multiple of {unit}, two {what} for each of seq={n} devices")
     if ulysses < 1 or n % ulysses:
         raise ValueError(f"ulysses: {ulysses}; a divisor of seq={n}")
     if (N // pieces(TENSOR)) % ulysses:

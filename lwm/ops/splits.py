@@ -10,7 +10,7 @@ import dataclasses
 
 from lwm.ops.balance import executed_tiles, ideal_tiles
 from lwm.ops.masks import CAUSAL, Mask
-from lwm.ops.meetings import Shards
+from lwm.ops.meetings import LAYOUTS, Shards
 from lwm.ops.ulysses import kv_copies
 
 FORWARD, BOTH = 4, 14  # operations for a visible (query, key) pair and unit of head size: 2 products, 2 + 5
@@ -60,19 +60,19 @@ def rank_splits(
       heads, kv_heads: of one device of the "tensor" axis.
       rows: of one device of the "data" and "fsdp" axes.
       itemsize: bytes of an element of q, k and v.
-      mask, layout ("zigzag" or "contiguous"), block: as for `ring_attention`.
+      mask, layout, block: as for `ring_attention`, of which zigzag makes one turn.
       flops: operations a device does in a second; the default is that of a TPU v5p.
       bandwidth: bytes a device sends to a neighbour in a second, likewise (one link, one direction).
 
     Raises:
-      ValueError: n < 1, heads that are not a multiple of kv_heads, or a layout that needs a stripe.
+      ValueError: n < 1, heads that are not a multiple of kv_heads, or an unknown layout.
     """
     if n < 1:
         raise ValueError(f"n: {n}; devices on the axis, at least 1")
     if heads % kv_heads:
         raise ValueError(f"heads: {heads}; a multiple of kv_heads = {kv_heads}")
-    if layout not in ("zigzag", "contiguous"):
-        raise ValueError(f"layout: {layout!r}; 'zigzag' or 'contiguous'")
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: {layout!r}; one of {LAYOUTS}")
     block = max(block, -(-length // TILES))
     ideal = ideal_tiles(length, n, mask, block=block)
     work = BOTH * ideal * block**2 * rows * heads * head_dim / flops

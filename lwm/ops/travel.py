@@ -12,7 +12,7 @@ from lwm.ops.meetings import Number, Run, Shards
 
 
 class Stream(NamedTuple):
-    """Keys on their way: +1 or -1, and which half of every chunk (None: all of it)."""
+    """Keys on their way: +1 or -1, and which half of every run (None: all of it)."""
 
     direction: int
     part: int | None
@@ -25,7 +25,7 @@ class Travel:
     Attributes:
       shards: how the sequence lies over a ring.
       stride: neighbours on a ring are this far apart on the axis.
-      both_ways: half of every chunk goes the other way round. A window, which needs keys of the devices
+      both_ways: half of every run goes the other way round. A window, which needs keys of the devices
         before its own only, goes one way.
       wire: dtype of gradients while they travel; None leaves them as they are.
     """

@@ -4,7 +4,8 @@ The n devices of the axis are groups of `size` neighbours: devices g * size … 
 all-to-all, after which each holds all positions of its group for a share of the heads, and rings run between
 devices of the same number in different groups (USP, arXiv 2405.07719). The order of the sequence over the n
 devices does not depend on the groups: what a group holds in some layout over n devices is what one device
-holds in that layout over n / size, once its chunks are put in order (stripes become `size` times as long).
+holds in that layout over n / size, once its stripes are put in order: those of one way forth or back lie side
+by side in the sequence, and become one that is `size` times as long.
 """
 
 import dataclasses
@@ -47,11 +48,9 @@ class Group:
             x = self._exchange(x, split_axis=2, concat_axis=1)
         B, T, *rest = x.shape
         if self.layout == "zigzag":
-            # (low, high) of each device in turn, highs descending: now all lows, then all highs, ascending.
-            chunks = x.reshape(B, self.size, 2, T // (2 * self.size), *rest)
-            x = jnp.concatenate([chunks[:, :, 0], chunks[:, ::-1, 1]], axis=1)
-        elif self.layout == "striped":
-            x = x.reshape(B, self.size, T // (self.size * self.stripe), self.stripe, *rest).swapaxes(1, 2)
+            # [device, low or high, turn, …], highs descending by device, to [turn, device, …] for each.
+            stripes = x.reshape(B, self.size, 2, -1, self._stripe(T), *rest).swapaxes(1, 3)
+            x = jnp.stack([stripes[:, :, 0], stripes[:, :, 1, ::-1]], axis=self._ways)
         return x.reshape(B, T, *rest)
 
     def scatter(self, x: jax.Array) -> jax.Array:
@@ -60,11 +59,19 @@ class Group:
             return x
         B, T, *rest = x.shape
         if self.layout == "zigzag":
-            low, high = jnp.split(x.reshape(B, 2 * self.size, T // (2 * self.size), *rest), 2, axis=1)
-            x = jnp.stack([low, high[:, ::-1]], axis=2)
-        elif self.layout == "striped":
-            x = x.reshape(B, T // (self.size * self.stripe), self.size, self.stripe, *rest).swapaxes(1, 2)
+            shape = (2, -1) if self._ways == 1 else (-1, 2)
+            stripes = x.reshape(B, *shape, self.size, self._stripe(T), *rest)
+            low, high = jnp.moveaxis(stripes, self._ways, 0)
+            x = jnp.stack([low, high[:, :, ::-1]], axis=2).swapaxes(1, 3)
         return self._exchange(x.reshape(B, T, *rest), split_axis=1, concat_axis=2)
+
+    @property
+    def _ways(self) -> int:
+        """Where low and high ones are told apart: before the turns, or after them where no ring remains."""
+        return 2 if self.size == pieces(SEQUENCE) else 1
+
+    def _stripe(self, T: int) -> int:
+        return self.stripe or T // (2 * self.size)
 
     def _exchange(self, x, **axes):
         return lax.all_to_all(x, SEQUENCE[0], tiled=True, axis_index_groups=self._groups(), **axes)

@@ -1,1 +1,5 @@
-"""What a run would take, worked out instead of run: formulas on numbers, nothing of JAX or of training."""
+"""What a run would take and what it would give, worked out instead of run: nothing of JAX or of training.
+
+Laws of scaling: runs_table (runs as arrays) · laws, starts, fitting · resampling, profiles (intervals) ·
+comparison, allocation (what follows). compression: raw bytes and tokens of data. The others: time.
+"""

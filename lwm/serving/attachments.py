@@ -30,8 +30,8 @@ def read_text(field: str, path: str) -> str:
     return text
 
 
-def read_frames(codec: Codec, *, image: str = "", video: str = "", frames: int) -> np.ndarray:
-    """The image, or at most so many frames evenly spread over the video, uint8 [F, R, R, 3].
+def read_frames(resolution: int, *, image: str = "", video: str = "", frames: int) -> np.ndarray:
+    """The image, or at most so many frames evenly spread over the video, uint8 [F, R, R, 3], R = resolution.
 
     Raises:
       UserError: the file is missing, broken or has no frames.
@@ -41,8 +41,8 @@ def read_frames(codec: Codec, *, image: str = "", video: str = "", frames: int) 
         if not epath.Path(path).is_file():
             raise BrokenMedia("is not a file")
         if image:
-            return read_image(path, resolution=codec.resolution)[None]
-        return even_frames(path, resolution=codec.resolution, count=frames)
+            return read_image(path, resolution=resolution)[None]
+        return even_frames(path, resolution=resolution, count=frames)
     except BrokenMedia as error:
         raise UserError(f"{field}: {path} {error}; give another file") from error
 
@@ -73,7 +73,7 @@ def look(
       UserError: as `read_frames` and `frames_within`.
     """
     count = frames_within(codec, context_length, asked=frames if video else 1, reserve=reserve)
-    return codec.look(read_frames(codec, image=image, video=video, frames=count))
+    return codec.look(read_frames(codec.resolution, image=image, video=video, frames=count))
 
 
 def placed(prompt: str, picture: Sequence[templates.Part]) -> list[templates.Part]:

@@ -11,7 +11,7 @@ from lwm.generation import templates
 from lwm.generation.cache import Prompt
 from lwm.generation.loop import Said, continue_text
 from lwm.generation.sampler import Sampling
-from lwm.serving import attachments, interleaving, painting, sampling
+from lwm.serving import attachments, interleaving, painting, sampling, watching
 from lwm.serving.codec import Codec, open_codec
 from lwm.serving.sampling import Run
 from lwm.serving.typewriter import Typewriter
@@ -34,10 +34,10 @@ class Request(NamedTuple):
 
 def write(run: Run, request: Request) -> None:
     """Text to stdout as it comes; the whole of it, prompt included unless it is a question, to the output."""
-    asked = _asked(run, request, request.prompt)
+    run, asked = _seen(run, request)
     pieces = [] if request.chat else [request.prompt]
     how = {"new_tokens": request.new_tokens, "sampling": request.sampling, "seed": request.seed}
-    stop = templates.template_of(run.tokenizer).stop if request.chat else None
+    stop = templates.template_of(run.tokenizer).stop if request.chat and not run.looks else None
     sampling.check_room(run, len(asked.tokens))
     with Typewriter(request.new_tokens) as typewriter:
         typewriter.say("".join(pieces))
@@ -126,6 +126,14 @@ def save(output: str, files: dict[str, bytes]) -> None:
         path = epath.Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
+
+
+def _seen(run: Run, request: Request) -> tuple[Run, Prompt]:
+    """The run and its prompt; a model that looks at pictures beside its text has looked."""
+    if run.looks and (request.image or request.video):
+        file = {"image": request.image, "video": request.video, "frames": request.frames}
+        return watching.look(run, request.prompt, chat=request.chat, **file)
+    return run, _asked(run, request, request.prompt)
 
 
 def _asked(run: Run, request: Request, text: str, codec: Codec | None = None) -> Prompt:

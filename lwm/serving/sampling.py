@@ -5,6 +5,7 @@ and the samplers.
 """
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,11 +23,11 @@ from lwm.generation.modality import Grammar
 from lwm.generation.sampler import Sampling
 from lwm.generation.text_stream import TextStream
 from lwm.parallel.mesh import make_mesh
-from lwm.parallel.sharding import Rules
 from lwm.systems import MODELS, build_model
 from lwm.training.checkpoints import load_params
 
 Item = TypeVar("Item")
+TRANSFORMERS = "lwm", "cross_attention"  # of MODELS, those that write
 
 
 class Run(NamedTuple):
@@ -49,6 +50,11 @@ class Run(NamedTuple):
     def context_length(self) -> int:
         return self.block["context_length"]
 
+    @property
+    def looks(self) -> bool:
+        """Whether pictures stand beside its text, for cross-attention, and not among its tokens."""
+        return hasattr(self.model.config, "frame_tokens")
+
 
 def load(
     workdir: epath.PathLike,
@@ -57,33 +63,43 @@ def load(
     data: str = "",
     tensor: int = 1,
     rope_theta: float | None = None,
-    rules: Rules = MODELS["lwm"][0].SERVING_RULES,
+    serving: bool = True,
 ) -> Run:
     """The newest checkpoint of a stage (None: the last one), and the tokenizer beside it or of its data.
 
     More than one device form a ring along the sequence, `tensor` of them a place of it.
 
-    rope_theta: in place of the stage's; a larger one stretches the context of a model as it is. rules: where
-    the parameters lie on the devices.
+    rope_theta: in place of the stage's; a larger one stretches the context of a model as it is. serving:
+    parameters lie on the devices as decoding wants them, else as training does.
 
     Raises:
       UserError: there is no checkpoint of a transformer, no tokenizer or one that does not fit, or the mesh
         does not suit the model.
     """
     mesh = make_mesh(tensor=tensor, seq=-1) if tensor > 1 or jax.device_count() > 1 else None
+    kind = _kind(workdir)
+    rules = kind.SERVING_RULES if serving else kind.PARTITION_RULES
     try:
         config, block, params = load_params(workdir, stage, mesh, rules)
     except ValueError as error:
         raise UserError(f"tensor: {tensor} on {jax.device_count()} devices; {error}") from error
-    if config["model"]["name"] != "lwm":
+    if config["model"]["name"] not in TRANSFORMERS:
         raise UserError(
             f"workdir: {workdir} holds another model, {config['model']['name']}; give a transformer's workdir"
         )
-    theta = {} if rope_theta is None else {"rope_theta": float(rope_theta)}
-    model, data = build_model(config["model"], block, **theta), data or config.get("data", {}).get("path", "")
+    # Prompts come in any length, not in whole stripes.
+    own = {"stripe": 0} | ({} if rope_theta is None else {"rope_theta": float(rope_theta)})
+    model, data = build_model(config["model"], block, **own), data or config.get("data", {}).get("path", "")
     manifest, tokenizer = load_manifest(data) if data else {}, tokenizer_of(workdir, data)
     check_vocabulary(tokenizer, model.config.vocab_size, workdir)
     return Run(model, params, tokenizer, config, dict(block), data, manifest, mesh)
+
+
+def _kind(workdir: epath.PathLike) -> Any:
+    """The class whose rules parameters are loaded by, before anything is known of them but a name."""
+    path = epath.Path(workdir) / "config.json"
+    name = (json.loads(path.read_text()) if path.exists() else {}).get("model", {}).get("name")
+    return MODELS[name if name in TRANSFORMERS else "lwm"][0]
 
 
 def tokenizer_of(workdir: epath.PathLike, data: str) -> Tokenizer:

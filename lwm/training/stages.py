@@ -42,8 +42,8 @@ class Stage:
       rope_theta: base of the rotary frequencies.
       batch_tokens: tokens of one optimizer step, in rows of `context_length`.
       batch_size: images or samples of tasks of one optimizer step.
-      stripe: positions in a stripe of the striped order, in which packed documents are equal work for all
-        devices of "seq" (parallel/layout.py); 0 = zigzag, which is that for one long document.
+      stripe: positions in a stripe of the zigzag order over "seq" (parallel/layout.py); short ones make
+        packed documents equal work for all devices. 0 = one turn, which is enough for one long document.
       mixture: weights of the sources of the data folder, of the questions about clips (odd, count, order), or
         of tasks; they need not add up to 1, 0 leaves one out.
       loss_weights: of the rows of a task in the loss; 1 for tasks that are not named.
@@ -241,10 +241,10 @@ def resolve_mesh(stage: Stage, devices: int) -> dict[str, int]:
         unit = 1 if stage.of_images else stage.context_length
         why = f"is {stage.rows} rows, not a multiple of {ways} (data x fsdp x accumulate)"
         raise _error(stage, field, why, f"use a multiple of {ways * unit}")
-    n, unit = sizes["seq"], stage.stripe or 2
+    n, unit = sizes["seq"], 2 * max(stage.stripe, 1)
     if not stage.of_images and n > 1 and stage.context_length % (unit * n):
-        pieces = f"stripes of {unit}" if stage.stripe else "two chunks"
-        why = f"is not a multiple of {unit * n} ({pieces} for each of seq = {n} devices)"
+        pieces = f"stripes of {stage.stripe}" if stage.stripe else "chunks"
+        why = f"is not a multiple of {unit * n} (two {pieces} for each of seq = {n} devices)"
         raise _error(stage, "context_length", why, "change it or mesh.seq")
     return sizes
 
@@ -283,7 +283,7 @@ def _check_tokens(stage: Stage) -> None:
             stage, "text_weight", "and vision_weight leave nothing to learn", "make one of them positive"
         )
     if stage.stripe < 0:
-        raise _error(stage, "stripe", "is no number of positions", "use for example 512, or 0 for zigzag")
+        raise _error(stage, "stripe", "is no number of positions", "use for example 512, or 0 for one turn")
     _check_mixture(stage, "source")
     _check_no_tasks(stage)
 

@@ -15,7 +15,7 @@ from lwm.data.packing import WEIGHTINGS
 from lwm.data.preparation import prepare
 from lwm.data.tokenizers import ByteTokenizer
 from lwm.errors import UserError
-from lwm.parallel.layout import ring_order
+from lwm.parallel.layout import natural_order
 
 SIDE, FRAMES, VIDEOS, TRAIN = 8, 40, ("a.mp4", "b.mp4", "c.mp4", "d.mp4"), 30
 MIXTURE = {"odd": 1.0, "count": 1.0, "order": 1.0}
@@ -154,7 +154,7 @@ def test_frames_that_fill_up_the_ring_are_black_and_have_no_number(filmed):
 
 
 def restored(batch, ring, stripe=0):
-    back = np.argsort(ring_order(TEXT, ring, stripe))
+    back = natural_order(TEXT, ring, stripe)
     return {name: array if name in BESIDE else array[:, back] for name, array in batch.items()}
 
 

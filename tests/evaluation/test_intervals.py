@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lwm.evaluation.intervals import bootstrap, wilson
+from lwm.evaluation.intervals import bootstrap, student, wilson
 
 
 def test_wilson_intervals_are_the_published_ones():
@@ -33,3 +33,10 @@ def test_one_group_says_nothing_and_equal_ones_no_spread():
 def test_a_bootstrap_is_the_same_every_time():
     sums, counts = [1, 2, 0, 3, 5, 1, 7, 9.5, 8], [3, 4, 5, 6, 7, 8, 9, 10, 11]
     assert bootstrap(sums, counts) == bootstrap(sums, counts) != bootstrap(sums, counts, seed=1)
+
+
+def test_student_s_interval_of_three_seeds():
+    # Mean 2, standard error 1 / sqrt(3), and 4.3027 of them with two degrees of freedom.
+    half = 4.302653 / np.sqrt(3)
+    assert student([1.0, 2.0, 3.0]) == pytest.approx((2 - half, 2 + half), abs=1e-5)
+    assert student([2.0]) == (-np.inf, np.inf)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lwm.ops.ring_attention import ring_attention
-from lwm.parallel.layout import striped_order, zigzag_order
+from lwm.parallel.layout import zigzag_order
 
 
 @pytest.fixture
@@ -133,9 +133,7 @@ def _make(rng, B, T, N, K, H=8, ids="none", sinks=False):
 def _in_ring(mesh, arrays, segments, sinks, *, layout, **options):
     """(out, dq, dk, dv[, dsinks]) in natural order."""
     T, n = arrays[0].shape[1], mesh.shape["seq"]
-    there = np.arange(T)
-    if layout != "contiguous":
-        there = zigzag_order(T, n) if layout == "zigzag" else striped_order(T, n, options["stripe"])
+    there = zigzag_order(T, n, options.get("stripe", 0)) if layout == "zigzag" else np.arange(T)
     back = np.argsort(there)
 
     def fn(q, k, v, sinks):

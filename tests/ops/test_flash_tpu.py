@@ -84,8 +84,15 @@ CASES = {
         halves=True,
         stripes=Stripes(384, 4 * 384),
     ),
-    "stripes, window, dropout": dict(
-        mask=Mask(window=500), T=512, S=512, q_start=256, N=2, dropout=0.3, stripes=Stripes(256, 3 * 256)
+    "stripes, keys begin later, window, dropout": dict(
+        mask=Mask(window=500),
+        T=512,
+        S=512,
+        q_start=256,
+        k_start=768,
+        N=2,
+        dropout=0.3,
+        stripes=Stripes(256, 4 * 256),
     ),
     "dropout, GQA, segments": dict(mask=Mask(), N=4, K=2, B=2, segments=True, dropout=0.3, softcap=9.0),
     "head size 128, bfloat16": dict(mask=Mask(), N=2, K=1, size=128, dtype=jnp.bfloat16),
@@ -239,10 +246,10 @@ def test_the_platform_of_the_program_chooses(platform, kernels):
     assert text.count("@tpu_custom_call") == kernels
 
 
-@pytest.mark.parametrize("options", [{}, {"layout": "striped", "stripe": 128}], ids=["zigzag", "striped"])
+@pytest.mark.parametrize("options", [{"stripe": 0}, {"stripe": 128}], ids=["one turn", "two turns"])
 def test_ring_attention_runs_on_the_kernels(mesh_of, options):
     with jax.set_mesh(mesh_of(seq=4)):
-        q, k, v, _ = inputs(1, 1024, 1024, 2, 1, jnp.bfloat16)
+        q, k, v, _ = inputs(1, 2048, 2048, 2, 1, jnp.bfloat16)
 
         def loss(q, k, v):
             return jnp.sum(ring_attention(q, k, v, block=128, **options).astype(jnp.float32))

@@ -99,7 +99,9 @@ def test_lengths_that_the_mesh_does_not_cut(mesh_of, qkv):
     "options, words",
     [
         ({"layout": "spiral"}, "layout: 'spiral'; one of"),
-        ({"layout": "striped", "stripe": 3}, "stripe: 3; T = 8"),
+        ({"stripe": 3}, "T: 8 is not a multiple of 24, two stripes of 3"),
+        ({"stripe": -1}, "stripe: -1"),
+        ({"layout": "contiguous", "stripe": 2}, "stripe: 2; .* 0 for 'contiguous'"),
         ({"ulysses": 3}, "ulysses: 3; a divisor of seq=4"),
         ({"ulysses": 4}, "ulysses: 4; a divisor of the 2 heads"),
         ({"block": 0}, "block: 0"),

@@ -167,13 +167,14 @@ def test_frames_of_48_over_chunks_of_32(exact, mesh_of, rng):
     "n, mask, stripe, options",
     [
         (3, Mask(), 4, {}),
-        (4, Mask(), 6, {"bidirectional": True}),
+        (4, Mask(), 3, {"bidirectional": True}),
         (2, Mask(frame=7), 5, {"softcap": 3.0}),
         (5, Mask(window=11), 3, {}),
         (8, Mask(causal=False), 2, {}),
+        (2, Mask(frame=4), 4, {"bidirectional": True}),
     ],
 )
 def test_stripes(exact, mesh_of, rng, n, mask, stripe, options):
-    T = n * stripe * 3
+    T = 2 * n * stripe * 3
     inputs = exact.make(rng, 1, T, 4, 2, ids="segments", sinks=True)
-    exact.check(mesh_of(seq=n), *inputs, mask=mask, layout="striped", stripe=stripe, block=4, **options)
+    exact.check(mesh_of(seq=n), *inputs, mask=mask, layout="zigzag", stripe=stripe, block=4, **options)

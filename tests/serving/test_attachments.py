@@ -38,8 +38,8 @@ def test_an_image_and_frames_come_at_the_size_of_the_vqgan(seen, tmp_path):
     frames = [Image.fromarray(frame) for frame in pixels]
     frames[0].save(tmp_path / "a.png")
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
-    assert read_frames(seen, image=str(tmp_path / "a.png"), frames=1).shape == (1, 16, 16, 3)
-    assert read_frames(seen, video=str(tmp_path / "a.gif"), frames=3).shape == (3, 16, 16, 3)
+    assert read_frames(seen.resolution, image=str(tmp_path / "a.png"), frames=1).shape == (1, 16, 16, 3)
+    assert read_frames(seen.resolution, video=str(tmp_path / "a.gif"), frames=3).shape == (3, 16, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_broken_picture_is_named(seen, tmp_path, monkeypatch, given, content, 
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{field}: {name} {reason}.*; give another file"):
-        read_frames(seen, frames=4, **given)
+        read_frames(seen.resolution, frames=4, **given)
 
 
 def test_frames_fill_the_context_beside_the_text(seen):

@@ -40,6 +40,10 @@ def test_what_streams_is_what_is_written(run):
     assert "To be" + "".join(text for text, _ in pieces) == whole
 
 
+def test_prompts_need_not_be_whole_stripes(run):
+    assert run.block["stripe"] == 8 and run.model.config.stripe == 0
+
+
 @pytest.mark.parametrize("tensor", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_ring_of_devices_writes_the_same(runs, monkeypatch, tensor):
     spread = sampling.load(runs / "lwm", tensor=tensor)

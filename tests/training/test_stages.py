@@ -108,7 +108,7 @@ def test_one_axis_takes_the_remaining_devices(config_of):
         ),
         (
             {"mesh": {"data": 4, "seq": 2}, "stripe": 5},
-            "config.stages.s.context_length: 16 is not a multiple of 10 (stripes of 5 for each of seq = 2",
+            "config.stages.s.context_length: 16 is not a multiple of 20 (two stripes of 5 for each of",
         ),
         ({"accumulate": 3}, "is 8 rows, not a multiple of 24"),
         (IMAGES | {"batch_size": 12}, "config.stages.s.batch_size: 12 is 12 rows, not a multiple of 8"),

@@ -1,0 +1,140 @@
+"""The samples of many tasks of four modalities: one form of record, one TFDS data set for each task.
+
+    DATA/task_records/<task>/1.0.0      written and read without TensorFlow, like those of `datasets`
+
+What a record has to hold depends on the kind of its task:
+
+    "classify"    image -> label            "speech"      waveform -> target
+    "caption"     image -> target           "translate"   source -> target
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from PIL import Image
+
+from lwm.data import datasets
+from lwm.errors import UserError
+
+# Fields of a record that a kind of task reads, and the one that is learned, last.
+KINDS = {
+    "classify": ("image", "label"),
+    "caption": ("image", "target"),
+    "speech": ("waveform", "target"),
+    "translate": ("source", "target"),
+}
+MADE_BY = "python -m experiments.multimodel_data"
+TASKS_JSON = "tasks.json"
+SILENT = np.zeros(0, np.int16)
+_VERSION = "1.0.0"
+
+
+class Record(NamedTuple):
+    """One sample; fields that its task does not read are empty.
+
+    key: its name, of its own in its source · base: the item that it shows or says, which is in one split in
+    all tasks · image: a PNG, uint8 [R, R, 3] · waveform: int16 [n], mono, of `rate` samples a second ·
+    source, target, label: texts.
+    """
+
+    key: str
+    base: str
+    image: bytes = b""
+    waveform: np.ndarray = SILENT
+    rate: int = 0
+    source: str = ""
+    target: str = ""
+    label: str = ""
+
+
+class TaskRecords(tfds.core.GeneratorBasedBuilder):
+    """The samples of one task; see `Record` for the fields."""
+
+    VERSION = tfds.core.Version(_VERSION)
+
+    def __init__(self, *, records: Mapping[str, Callable[[], Iterator[dict]]], **keywords):
+        self._records = records
+        super().__init__(**keywords)
+
+    def _info(self):
+        texts = ("key", "base", "image", "source", "target", "label")  # Text keeps bytes as they are
+        waveform = tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes")
+        features = {name: tfds.features.Text() for name in texts} | {"waveform": waveform, "rate": np.int64}
+        return datasets.dataset_info(self, features)
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(records) for split, records in self._records.items()}
+
+    def _generate_examples(self, records):
+        yield from enumerate(records())
+
+
+def write_task(data_dir: epath.PathLike, task: str, records: Mapping[str, Sequence[Record]]) -> None:
+    """Writes the records of a task by split: whole, or not at all. A split without a record is left out."""
+    makers = {split: lambda own=own: (one._asdict() for one in own) for split, own in records.items() if own}
+    config = tfds.core.BuilderConfig(name=task)
+    datasets.write(
+        data_dir,
+        lambda: TaskRecords(records=makers, config=config, data_dir=data_dir, file_format="array_record"),
+    )
+
+
+def task_records(data_dir: epath.PathLike, task: str, split: str) -> Sequence[Record]:
+    """Returns the records of a task by random access. Raises UserError if `data_dir` has no such task."""
+    folder = epath.Path(data_dir) / "task_records" / task / _VERSION
+    return datasets.RecordSource(folder, split, _decode, MADE_BY)
+
+
+def load_tasks(data_dir: epath.PathLike) -> dict:
+    """Returns tasks.json.
+
+    Its keys: tasks ({name: {kind, train, heldout, source, target, samples, dropped}}: records by split,
+    lengths {median, most (95 %), longest} in tokens with the end of text or in samples, what was left out by
+    reason), classes (labels, in the order of their numbers), vocab_size, eos, resolution, rate (samples a
+    second), max_samples (of the longest waveform), damaged (what was skipped), python (version), settings.
+
+    Raises UserError if `data_dir` is not a finished folder of tasks.
+    """
+    path = epath.Path(data_dir) / TASKS_JSON
+    if not path.exists():
+        raise UserError(f"data: {data_dir} has no {TASKS_JSON}; make it by {MADE_BY} --output={data_dir}")
+    return json.loads(path.read_text())
+
+
+def check_modality(record: Record, task: str, kind: str) -> None:
+    """Raises UserError, naming task and sample, unless the record has all that a task of this kind reads."""
+    for field in KINDS[kind]:
+        if not len(getattr(record, field)):
+            reads, learns = KINDS[kind]
+            raise UserError(
+                f"task {task}: sample {record.key!r} has no {field}, and kind {kind!r} takes {reads} to "
+                f"{learns}; mend the sample or give the task another kind of {list(KINDS)}"
+            )
+
+
+def encode_png(image_RRC: np.ndarray) -> bytes:
+    """Returns uint8 [R, R, 3] as a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image_RRC).save(file, "PNG")
+    return file.getvalue()
+
+
+def decode_png(record: Record) -> np.ndarray:
+    """Returns the image of a record, uint8 [R, R, 3]. Raises UserError naming it if its bytes are damaged."""
+    try:
+        with Image.open(io.BytesIO(record.image)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = str(error).split("<", 1)[0].strip()
+        raise UserError(f"image of sample {record.key!r} is damaged ({reason}); prepare it again") from None
+
+
+def _decode(record: dict) -> Record:
+    texts = ("key", "base", "source", "target", "label")
+    fields = {name: record[name].decode("utf-8") for name in texts}
+    return Record(**(record | fields | {"image": record["image"], "rate": int(record["rate"])}))

@@ -1,0 +1,102 @@
+"""Records of a task made rows: arrays of fixed shapes, so many in every step."""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from lwm.data.task_records import KINDS, Record, check_modality, decode_png
+
+_PERMUTED = 20  # seed of the shuffled targets: they belong to the data, not to a run
+Row = dict[str, np.ndarray]
+
+
+class ShuffledTargets(Sequence):
+    """Records with the field that is learned from another record each: the same permutation at all times."""
+
+    def __init__(self, records: Sequence[Record], field: str, task: str):
+        self._records, self._field = records, field
+        self._other = np.random.default_rng((_PERMUTED, zlib.crc32(task.encode()))).permutation(len(records))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        other = self._records[int(self._other[index])]
+        return self._records[index]._replace(**{self._field: getattr(other, self._field)})
+
+
+class RowBuilder:
+    """Makes the arrays of a row from a record.
+
+    classes: labels in the order of their numbers. samples: A. lengths: S and T. encode: text to ids with eos.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        samples: int,
+        lengths: Mapping[str, int],
+        encode: Callable[[str], list[int]],
+    ):
+        self._classes, self._samples, self._lengths = list(classes), samples, lengths
+        self._encode = encode
+
+    def build(self, record: Record, task: str, kind: str) -> Row:
+        """Returns the arrays of a row less `task` and `weights`. Raises UserError naming a damaged record."""
+        check_modality(record, task, kind)
+        reads, learns = KINDS[kind]
+        if reads == "image":
+            row = {"images": decode_png(record)}
+        elif reads == "waveform":
+            waveform = np.zeros(self._samples, np.float32)
+            waveform[: len(record.waveform)] = record.waveform / np.float32(2**15)
+            row = {"waveform": waveform, "samples": np.int32(len(record.waveform))}
+        else:
+            row = {"source": self._ids(record.source, "source")}
+        if learns == "label":
+            return row | {"labels": np.int32(self._classes.index(record.label))}
+        return row | {"targets": self._ids(record.target, "target")}
+
+    def _ids(self, text: str, field: str) -> np.ndarray:
+        ids, padded = self._encode(text), np.zeros(self._lengths[field], np.int32)
+        padded[: len(ids)] = ids
+        return padded
+
+
+class TaskStream:
+    """The rows of one task, step by step; of a step it has always the same number.
+
+    order: number of the record by number of the visit, without end; None for one pass in stored order.
+    number, weight: what stands in `task` and `weights`.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        build: Callable[[Record], Row],
+        order: Sequence[int] | None,
+        number: int,
+        weight: float,
+        rows: int,
+    ):
+        self._records, self._build, self._order = records, build, order
+        self._number, self._weight, self._rows = number, weight, rows
+        self.steps = None if order is not None else -(-len(records) // rows)
+
+    def row(self, step: int, place: int) -> Row:
+        """Returns one of the rows of a step, filler behind the end of the one pass."""
+        visit = step * self._rows + place
+        if self._order is not None:
+            return self._row(int(self._order[visit]), self._weight)
+        return self._row(visit, self._weight) if visit < len(self._records) else self.filler()
+
+    def filler(self) -> Row:
+        return self._row(0, 0.0)
+
+    def _row(self, index: int, weight: float) -> Row:
+        return self._build(self._records[index]) | {
+            "task": np.int32(self._number),
+            "weights": np.float32(weight),
+        }
