@@ -109,7 +109,9 @@ def test_padding_of_a_source_changes_nothing(batch):
     close(run(wide), run({"translate": batch["translate"]}))
 
 
-@pytest.mark.parametrize("kind", DECODED)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in DECODED[1:]] + [DECODED[0]]
+)
 def test_words_one_by_one_have_the_logits_of_the_whole(batch, outputs, kind):
     own = model()
     params, rows = params_of(own), batch[kind]
@@ -127,6 +129,7 @@ def test_words_one_by_one_have_the_logits_of_the_whole(batch, outputs, kind):
     close(np.stack(found, axis=1)[seen], expected[seen])
 
 
+@pytest.mark.slow
 def test_greedy_text_is_what_the_whole_model_finds_likeliest(batch):
     own = model()
     params, rows, T = params_of(own), batch["translate"], own.config.target_length
@@ -184,6 +187,7 @@ def test_choices_of_experts_are_told_row_by_row(batch, outputs):
                 assert sorted(of_kind) == [0, *sorted(own.top_k * lengths)]
 
 
+@pytest.mark.slow
 def test_a_key_brings_noise_and_full_experts_are_counted(batch):
     own = model(dropout=0.3, capacity_factor=0.5)
     step = jit(lambda key: own.loss(params_of(model()), batch, key))
@@ -191,6 +195,7 @@ def test_a_key_brings_noise_and_full_experts_are_counted(batch):
     assert a == b != c and 0 < metrics["dropped"] < 1
 
 
+@pytest.mark.slow
 def test_a_batch_may_lack_kinds_and_a_model_too(batch):
     rows = {"classify": batch["classify"]}
     own = model(tasks=("labels",), kinds=("classify",))
@@ -203,6 +208,7 @@ def test_a_batch_may_lack_kinds_and_a_model_too(batch):
     assert labels.shape == batch["classify"]["labels"].shape and labels.dtype == jnp.int32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", ABLATIONS[1:])
 def test_ablations_have_a_loss_of_their_own(batch, outputs, without):
     own = model(without=without)
@@ -213,6 +219,7 @@ def test_ablations_have_a_loss_of_their_own(batch, outputs, without):
     assert ("gate" in params_of(own)["encoder"]["experts"]) == (without != "experts")
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient(batch):
     own = model()
     gradient = jit(jax.grad(lambda params: own.loss(params, batch, jax.random.key(0))[0]))(params_of(own))

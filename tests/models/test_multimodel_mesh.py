@@ -21,7 +21,7 @@ FAST = {"xla_backend_optimization_level": 0}
 @pytest.mark.parametrize(
     "axes",
     [
-        dict(data=2, fsdp=4),
+        pytest.param(dict(data=2, fsdp=4), marks=pytest.mark.slow),
         pytest.param(dict(fsdp=8), marks=pytest.mark.slow),
         pytest.param(dict(data=2, fsdp=2, tensor=2), marks=pytest.mark.slow),
     ],
