@@ -62,7 +62,7 @@ def workdirs(data, checkpoints, monkeypatch, tmp_path):
         block, _, params = checkpoints[str(workdir).rpartition("/")[2]]
         return {"model": block, "data": {"path": data}}, STAGE, params
 
-    def build(block, stage):
+    def build(block, stage, stripe=0):
         return next(model for known, model, _ in checkpoints.values() if known == block)
 
     for name in checkpoints:
