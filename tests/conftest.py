@@ -5,6 +5,8 @@ import tempfile
 
 # Most of a test's time is compilation; programs as small as these are not worth making fast.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Workers of one run share the cores; threads of NumPy that wait for each other take them from all.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest

@@ -197,6 +197,7 @@ def test_writing_ends_when_all_is_said_and_not_before(imported):
     assert short == [loaded.tokenizer.decode(ids[:8]) for ids in full] != texts
 
 
+@pytest.mark.slow
 def test_theta_changes_what_the_model_computes(imported, tmp_path):
     one = run("positions", imported, tmp_path / "a")[-1]
     other = run("positions", imported, tmp_path / "b", load={"rope_theta": 10.0})[-1]

@@ -38,7 +38,7 @@ def test_the_prompt_matters_only_with_guidance_above_0(debug_model):
     assert codes_of(debug_model, CAPTIONS[:1], 3.0).tolist() != without[0]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_a_caption_among_others_and_in_bursts_is_painted_as_alone(debug_model, temperature):
     heard = []
     together = codes_of(

@@ -35,7 +35,7 @@ def slow(*values, id):
     "changes",
     [
         pytest.param(dict(), id="encoder"),
-        pytest.param(
+        slow(
             dict(encoder_layers=0, resampler_layers=1, cross_ffn=0, media="all", recompute=False, kv_heads=1),
             id="resampled features, MQA, all media, no feed-forward",
         ),

@@ -64,6 +64,7 @@ def test_gradients_reach_everything(alone):
         assert np.any(leaf) or "places" in str(path), jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [dict(data=2, fsdp=2, tensor=2)], ids=str)
 def test_a_step_on_a_mesh_is_that_of_one_device(axes, mesh_of, alone):
     mesh = mesh_of(**axes)

@@ -78,6 +78,7 @@ def test_no_logit_knows_of_a_later_target(batch, outputs):
     assert sum(float(own.dropped) for own in before.traffic) > 0
 
 
+@pytest.mark.slow
 def test_gradients_of_the_decoder_do_not_reach_the_future(batch):
     """By the embedded targets, of which each word here has its own row."""
     own = model()
@@ -97,6 +98,7 @@ def test_gradients_of_the_decoder_do_not_reach_the_future(batch):
     assert felt[:, :2].all() and not felt[:, 2:].any()
 
 
+@pytest.mark.slow
 def test_padding_of_a_source_changes_nothing(batch):
     own = model()
     run = jit(lambda batch: own.outputs(params_of(own), batch).words_BTV)
@@ -144,6 +146,7 @@ def test_greedy_text_is_what_the_whole_model_finds_likeliest(batch):
     np.testing.assert_array_equal(logits.argmax(axis=-1)[seen], words[seen])
 
 
+@pytest.mark.slow
 def test_loss_and_metrics_of_tasks_are_those_of_their_formulas(batch, outputs):
     own = model()
     loss, metrics = jit(own.evaluate)(params_of(model()), batch)

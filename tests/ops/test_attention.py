@@ -52,7 +52,7 @@ def test_reference_is_softmax_row_by_row(qkv):
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("causal, T, S, block", [(True, 21, 21, 8), (False, 13, 22, 5), (True, 8, 8, 64)])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_blocks_equal_the_reference(qkv, packed, heads, causal, T, S, block, masked):
     q, k, v, dout = qkv(2, T, S, *HEADS[heads], 6)
     segments = (packed(2, max(T, S))[:, :T], packed(2, max(T, S))[:, :S]) if masked else (None, None)
