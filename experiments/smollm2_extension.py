@@ -30,7 +30,7 @@ WEIGHTS, WORKDIR = "runs/smollm2", "runs/smollm2_extension"
 LENGTHS, BEYOND = (1024, 2048, 4096, 8192), (10_240, 12_288)
 DEPTHS = "0,25,50,75,100"
 # The model's own theta is 1e5; 1.5 times the context asks for 1.52 times that (NTK-aware, 2306.15595).
-THETAS, THETA = (1.6e5, 4e5), 4e5
+THETAS = 1.6e5, 4e5
 KEY = ("task", "kind", "stage", "rope_theta", "length", "depth", "start", "end")
 COLUMNS = (
     *KEY,
@@ -90,7 +90,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 "vision_weight": 0.0,
                 "checkpoint_every": 1,
             }
-            for length, theta, steps in zip(lengths, (THETA / 2, THETA), (2, 1), strict=True)
+            for length, theta, steps in zip(lengths, (THETAS[-1] / 2, THETAS[-1]), (2, 1), strict=True)
         },
         sort_keys=False,
     )

@@ -30,7 +30,6 @@ ENCODER = dict(resolution=16, patch=4, encoder_layers=2, encoder_width=256, enco
 
 
 # What is counted is not run, and need not be fast.
-FAST = {"xla_backend_optimization_level": 0}
 
 
 def program(name, model, frames, **stage):
@@ -49,7 +48,7 @@ def program(name, model, frames, **stage):
 def lowered(program):
     """Loss and gradient."""
     gradient = jax.value_and_grad(lambda params, batch: program.model.loss(params, batch, None)[0])
-    return jax.jit(gradient, compiler_options=FAST).lower(program.state.params, program.batch)
+    return jax.jit(gradient).lower(program.state.params, program.batch)
 
 
 def by_formula(program):

@@ -21,7 +21,6 @@ CONFIG = SIZES["debug"] | dict(
 # Stored features, of which a frame has as many as the model looks at.
 FEATURES = dict(encoder_layers=0, feature_width=16, frame_tokens=3)
 # The programs are tiny: compiling them well takes longer than running them badly.
-FAST = {"xla_backend_optimization_level": 0}
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +33,7 @@ def cross():
         pack=_pack,
         params=_params,
         step=_step,
-        jit=lambda fn: jax.jit(fn, compiler_options=FAST),
+        jit=jax.jit,
         dense=_dense(),
         close=_close,
         in_ring=_in_ring,
@@ -110,9 +109,7 @@ def _params(model, batch):
 @functools.cache
 def _step(model):
     """Compiled (params, batch) -> (loss, gradient)."""
-    return jax.jit(
-        jax.value_and_grad(lambda params, batch: model.loss(params, batch, None)[0]), compiler_options=FAST
-    )
+    return jax.jit(jax.value_and_grad(lambda params, batch: model.loss(params, batch, None)[0]))
 
 
 def _dense():

@@ -15,7 +15,6 @@ from lwm.models.multimodel_rows import join, part
 from lwm.models.multimodel_sizes import ABLATIONS, DECODED
 
 # The programs are tiny: compiling them well takes longer than running them badly.
-FAST = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
@@ -35,7 +34,7 @@ def params_of(own):
 
 
 def jit(fn):
-    return jax.jit(fn, compiler_options=FAST)
+    return jax.jit(fn)
 
 
 def close(ours, theirs, tolerance=1e-5):

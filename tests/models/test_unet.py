@@ -14,7 +14,6 @@ from lwm.models.unet_sizes import PREDICTIONS, SCHEDULES, SIZES, DecoderConfig
 from lwm.ops import diffusion
 from lwm.parallel.sharding import shardings
 
-FAST = {"xla_backend_optimization_level": 0}  # compiling these tiny programs well takes longer than running
 MODEL = UNet(DecoderConfig(**SIZES["debug"]))
 B, S = 2, 5
 
@@ -60,7 +59,7 @@ def step():
         weights = jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
         return out, *pull(weights)
 
-    return jax.jit(both, compiler_options=FAST)
+    return jax.jit(both)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_a_new_network_adds_nothing():
     last = "middle_0/conv_2", "middle_transformer/proj_out", "conv_out"
     inputs = jnp.ones((1, 8, 8, 3)), jnp.ones(1), jnp.ones((1, 2, 8))
 
-    @jax.jit(compiler_options=FAST)
+    @jax.jit
     def kernels(key):
         params = MODEL.init(key, *inputs)["params"]
         return {name: _at(params, name)["kernel"] for name in (*last, "conv_in", "middle_0/conv_1")}

@@ -112,7 +112,6 @@ def _attention64(q, k, v, dout, seen, softcap=0.0, sinks=None, kept=None):
 
 
 # The programs are tiny: compiling them well takes longer than running them badly.
-FAST_COMPILE = {"xla_backend_optimization_level": 0}
 OUT, GRADIENT = 2e-6, 5e-6  # largest error over largest value, float32
 
 
@@ -146,7 +145,7 @@ def _in_ring(mesh, arrays, segments, sinks, *, layout, **options):
         return [x for x in (out, *pull(dout)) if x is not None]
 
     with jax.set_mesh(mesh):
-        return jax.jit(both, compiler_options=FAST_COMPILE)(*arrays, sinks)
+        return jax.jit(both)(*arrays, sinks)
 
 
 def _check(mesh, arrays, segments, sinks, *, mask, softcap=0.0, kept=None, **options):

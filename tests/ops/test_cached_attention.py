@@ -14,7 +14,6 @@ from lwm.parallel.mesh import make_mesh
 
 LAYERS, H = 3, 8
 # The programs are tiny: compiling them well takes longer than running them badly.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class Reference:
@@ -40,7 +39,7 @@ class Reference:
         return (q, k, v), np.einsum("bnts,bsnh->btnh", weights, values)
 
 
-@jit
+@jax.jit
 def whole(cache, qkv, positions):
     """Appends by `attend_whole`; (out, cache)."""
     noted = note_whole(cache, positions)
@@ -48,7 +47,7 @@ def whole(cache, qkv, positions):
     return out, noted._replace(length=cache.length + positions.shape[1])
 
 
-@functools.partial(jit, static_argnames="first")
+@functools.partial(jax.jit, static_argnames="first")
 def spread(cache, qkv, positions, first):
     """Appends by `attend_spread`, from and to natural order."""
     T, n = positions.shape[1], max(jax.sharding.get_abstract_mesh().shape.get("seq", 1), 1)
@@ -173,7 +172,7 @@ def test_merging_parts_of_which_some_or_all_saw_nothing(rng):
         merged = jax.shard_map(
             lambda out, lse: merge_all((out[0], lse[0]))[None], in_specs=spec, out_specs=spec, check_vma=False
         )
-        for device in np.asarray(jit(merged)(out, lse)):
+        for device in np.asarray(jax.jit(merged)(out, lse)):
             np.testing.assert_allclose(device, want, atol=1e-6)
             assert not np.any(device[:, 2])
 
@@ -183,7 +182,7 @@ def test_the_last_position(axes):
     x = np.arange(2 * 32 * 3, dtype=np.float32).reshape(2, 32, 3)
     n = axes.get("seq", 1)
     with on(axes):
-        np.testing.assert_array_equal(jit(last_of_zigzag)(x[:, zigzag_order(32, n)]), x[:, -1:])
+        np.testing.assert_array_equal(jax.jit(last_of_zigzag)(x[:, zigzag_order(32, n)]), x[:, -1:])
 
 
 def test_what_does_not_fit_is_refused(rng):

@@ -15,7 +15,7 @@ def test_equals_dense_inside_every_frame(dense64, mesh_of, qkv, axes):
     """Three queries and five keys in a frame."""
     q, k, v, dout = qkv(2, 3 * FRAMES, 5 * FRAMES, 4, 2, 4)
 
-    @jax.jit(compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def run(dout, *inputs):
         out, pull = jax.vjp(lambda *x: frame_attention(*x, frames=FRAMES, block=2), *inputs)
         return out, *pull(dout)

@@ -65,8 +65,7 @@ def on(mesh, **options):
 
 def under(mesh, fn):
     """fn, compiled, with a mesh in context; None for no mesh."""
-    # The programs are tiny: compiling them well takes longer than running them badly.
-    fn = jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+    fn = jax.jit(fn)
 
     def call(*inputs):
         with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
