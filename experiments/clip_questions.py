@@ -112,6 +112,7 @@ def stage(frames: int, context_length: int, steps: int, shown: int, rates: tuple
         "mixture": {TASK: 1.0},
         "frames": frames,
         "shown": shown,
+        "recolour": True,
         "text_weight": 1.0,
         "vision_weight": 0.0,
         "eval_every": steps // 6,

@@ -2,7 +2,8 @@
 
 A scene is what a split holds of one video file: the held-out frames of a video are its last ones, so that
 clips of the two splits have no frame in common. Further views of a file (`lwm.prepare --views`) are the same
-scene seen otherwise: a clip shows one of them, and its odd frames come from other files.
+scene seen otherwise: a clip shows one of them, and its odd frames come from other files. A few videos
+are soon known by their colours; `recolour` makes 24 of each.
 """
 
 import functools
@@ -39,13 +40,22 @@ class FilmedClips:
 
     Args:
       mixture, frames, shown: see `clips.check_clips`.
+      recolour: deal out the colours of a training clip among its channels, and show every other one as its
+        negative, every other one mirrored; its odd frames with it. Held-out clips stay as they are.
 
     Raises:
       UserError: the folder holds frames of fewer than `clips.SCENES` videos in this split.
     """
 
     def __init__(
-        self, data_dir: epath.PathLike, split: str, *, mixture: Mapping[str, float], frames: int, shown: int
+        self,
+        data_dir: epath.PathLike,
+        split: str,
+        *,
+        mixture: Mapping[str, float],
+        frames: int,
+        shown: int,
+        recolour: bool = False,
     ):
         self._scenes = list(scenes(data_dir, split).values())
         if len(self._scenes) < SCENES:
@@ -55,6 +65,7 @@ class FilmedClips:
             )
         self._mixture = {name: weight for name, weight in mixture.items() if weight}
         self._count, self._places = frames, even_places(frames, shown or frames)
+        self._recolour = recolour and split == "train"
         source = datasets.frames(data_dir, split)
         self.resolution = source[0].shape[0]
         self._read = functools.lru_cache(max(_MEMORY // source[0].nbytes, 1))(source.__getitem__)
@@ -67,7 +78,13 @@ class FilmedClips:
         made = compose(task, [len(view) for view in views], self._count, seed)
         picked = [*made.frames[self._places], *made.again]
         frames = np.stack([self._read(views[scene][place]) for scene, place in picked])
-        return Filmed(task, frames, made.answer)
+        return Filmed(task, _recoloured(frames, rng) if self._recolour else frames, made.answer)
+
+
+def _recoloured(frames: np.ndarray, rng: random.Random) -> np.ndarray:
+    frames = frames[..., rng.sample(range(3), 3)]
+    frames = 255 - frames if rng.random() < 0.5 else frames
+    return frames[..., ::-1, :] if rng.random() < 0.5 else frames
 
 
 def scenes(data_dir: epath.PathLike, split: str) -> dict[str, list[range]]:

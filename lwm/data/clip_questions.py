@@ -49,6 +49,7 @@ def make_question_batches(
     mixture: Mapping[str, float],
     frames: int,
     shown: int = 0,
+    recolour: bool = False,
     questions: int = 1,
     context_length: int,
     batch_size: int,
@@ -75,6 +76,7 @@ def make_question_batches(
       split: "train" or "heldout".
       mixture: share of the questions by name, see `clips.TASKS`.
       frames, shown, questions: frames of a clip; so many of them are shown, 0 = all; questions in a row.
+      recolour: see `clip_frames.FilmedClips`.
       context_length, batch_size, seed, ring, stripe, weighting, process_index, process_count: as in
         `pipeline.make_batches`.
 
@@ -94,7 +96,7 @@ def make_question_batches(
         )
     rows = batch_size // process_count
     return QuestionBatches(
-        FilmedClips(data_dir, split, mixture=mixture, frames=frames, shown=shown),
+        FilmedClips(data_dir, split, mixture=mixture, frames=frames, shown=shown, recolour=recolour),
         lambda clip: question(tokenizer, clip.task, frames, shown, clip.answer),
         lanes=range(process_index * rows, (process_index + 1) * rows),
         seed=seed,

@@ -173,7 +173,12 @@ def open_batches(
     )
     if stage.of_clips:
         return clip_questions.make_question_batches(
-            data_dir, frames=stage.frames, shown=stage.shown, questions=stage.questions, **common
+            data_dir,
+            frames=stage.frames,
+            shown=stage.shown,
+            recolour=stage.recolour,
+            questions=stage.questions,
+            **common,
         )
     return pipeline.make_batches(
         data_dir,

@@ -50,6 +50,7 @@ class Stage:
       shuffle_labels: tasks whose targets are dealt out anew among their samples, for a control.
       frames: of a clip that is asked about; 0 = no questions.
       shown: so many of them, at even distances, are shown; 0 = all.
+      recolour: show training clips in other colours and mirrored, see `lwm.data.clip_frames`.
       questions: in a row of `context_length`, each about a clip of its own.
       accumulate: microbatches of one optimizer step, for batches that do not fit in memory.
       weighting, caption_dropout, swap_order: see `lwm.data.pipeline.make_batches`.
@@ -75,6 +76,7 @@ class Stage:
     shuffle_labels: tuple[str, ...] = ()
     frames: int = 0
     shown: int = 0
+    recolour: bool = False
     questions: int = 1
     accumulate: int = 1
     weighting: str = "example"
@@ -313,7 +315,7 @@ def _check_clips(stage: Stage) -> None:
             why = f"does not hold the text about {stage.row_frames(1)} frames, a token for each and more"
             raise _error(stage, "context_length", why, "raise it, or show fewer frames")
         return
-    for field, empty in (("shown", 0), ("questions", 1)):
+    for field, empty in (("shown", 0), ("recolour", False), ("questions", 1)):
         if getattr(stage, field) != empty:
             raise _error(stage, field, "is about clips, but frames is 0", "give frames, or leave it out")
 

@@ -106,6 +106,32 @@ def test_what_is_learned_is_what_the_frames_tell(filmed, known, split):
     assert tasks == set(TASKS)
 
 
+def test_training_clips_are_recoloured_whole_and_held_out_ones_are_not(filmed):
+    plain, other = (next(batches(filmed, batch_size=16, recolour=on)) for on in (False, True))
+    assert all((plain[name] == other[name]).all() for name in plain if name != "frames")
+    kinds = set()
+    for before, after in zip(plain["frames"], other["frames"], strict=True):
+        count = (before.reshape(len(before), -1) > 0).any(axis=1).sum()  # of a row of one clip, then black
+        ways = [
+            (order, negative, mirrored)
+            for order in itertools.permutations(range(3))
+            for negative in (False, True)
+            for mirrored in (False, True)
+            if (_recoloured(before[:count], order, negative, mirrored) == after[:count]).all()
+        ]
+        assert len(ways) == 1
+        kinds.update(ways)
+    assert len(kinds) > 6
+    held = [next(batches(filmed, split="heldout", recolour=on))["frames"] for on in (False, True)]
+    assert (held[0] == held[1]).all()
+
+
+def _recoloured(frames, order, negative, mirrored):
+    frames = frames[..., list(order)]
+    frames = 255 - frames if negative else frames
+    return frames[..., ::-1, :] if mirrored else frames
+
+
 def test_a_dot_stands_for_each_frame_and_text_sees_the_frames_before_it(filmed):
     for tokens, _, media, frames in clips(next(batches(filmed, batch_size=16))):
         text, (dot,) = TOKENIZER.decode(tokens), TOKENIZER.encode(".")
