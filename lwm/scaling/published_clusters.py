@@ -11,8 +11,8 @@ from lwm.scaling.cross_attention_time import Rates, Shape
 
 # Largest speed-ups that the paper reports over ring attention.
 REPORTED_ATTENTION = 45.85  # Llama 3-V on 16 A100, its cross-attention layers
-REPORTED_END_TO_END = 10.62  # the same, a whole step (first version of the paper)
-REPORTED_END_TO_END_LATER = 5.58  # mPLUG-Owl3 and OpenFlamingo (second version)
+REPORTED_END_TO_END = 10.62  # the same, a whole step (third version of the paper)
+REPORTED_END_TO_END_EARLIER = 5.58  # mPLUG-Owl3 and OpenFlamingo (second version)
 
 
 @dataclasses.dataclass(frozen=True)
