@@ -26,25 +26,28 @@ def measured(row: dict) -> Measured | None:
     return Measured(row["method"], shape, row["direction"] == "both", row["mbit"], float(row["seconds"]))
 
 
-def calibrations(rows: Iterable[dict]) -> dict[str, Calibration]:
-    """The rates by number of hosts, which share the same cores, from LV-XAttn and the ring.
+def calibrations(rows: Iterable[dict]) -> dict[tuple[str, str], Calibration]:
+    """The rates by (hosts, key heads), from LV-XAttn and the ring.
 
-    Not from gathered keys: of four hosts two send a sixth more in gloo's reduce-scatter than the others, and
-    than any formula says.
+    Hosts share the same cores, and the more queries share a key head, the faster the products: "alone", with
+    as many operations and nothing sent, takes twice as long with eight key heads as with two. Not from
+    gathered keys: of four hosts two send a sixth more in gloo's reduce-scatter than the others, and than any
+    formula says.
     """
     groups = {}
     for row in rows:
         if row["method"] in PAIR and (own := measured(row)) is not None:
-            groups.setdefault(row["n"], []).append(own)
-    return {n: calibrate(own) for n, own in groups.items()}
+            groups.setdefault((row["n"], row["K"]), []).append(own)
+    return {key: calibrate(own) for key, own in groups.items()}
 
 
-def predict(rows: list[dict]) -> dict[str, Calibration]:
+def predict(rows: list[dict]) -> dict[tuple[str, str], Calibration]:
     """Fills the column "predicted" of the rows; returns the rates behind it."""
     found = calibrations(rows)
     for row in rows:
-        if row["n"] in found and (own := measured(row)) is not None:
-            row["predicted"] = f"{found[row['n']].predict(own):.6g}"
+        key = row["n"], row["K"]
+        if key in found and (own := measured(row)) is not None:
+            row["predicted"] = f"{found[key].predict(own):.6g}"
     return found
 
 
@@ -79,19 +82,19 @@ def cells(rows: Iterable[dict]) -> list[dict]:
     return found
 
 
-def report(rows: list[dict], found: dict[str, Calibration]) -> list[str]:
+def report(rows: list[dict], found: dict[tuple[str, str], Calibration]) -> list[str]:
     """What is to be said in words, a line each."""
-    lines = [line for n, own in found.items() for line in _rates_in_words(n, own)]
+    lines = [line for key, own in found.items() for line in _rates_in_words(*key, own)]
     groups = {}
     for cell in cells(rows):
         groups.setdefault(cell["mode"], []).append(cell)
     return lines + [line for mode, own in groups.items() for line in _cells_in_words(mode, own)]
 
 
-def _rates_in_words(n: str, found: Calibration) -> Iterator[str]:
+def _rates_in_words(n: str, K: str, found: Calibration) -> Iterator[str]:
     own = next(iter(found.rates.values()))
     speeds = f"{own.flops / 1e9:.1f} GFLOP/s each, {own.flops / own.backward / 1e9:.1f} backward"
-    yield f"{n} hosts: {speeds}, overlap {own.overlap:g}"
+    yield f"{n} hosts, {K} key heads: {speeds}, overlap {own.overlap:g}"
     hop, visit, call = (f"{1e6 * cost:.0f} us" for cost in (own.latency, own.visit, own.start))
     costs = f"{hop} a hop, {visit} a visit, {call} a call, {1e9 * own.copy:.2f} ns a byte in the device"
     yield f"  besides {costs}"

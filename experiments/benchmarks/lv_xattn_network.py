@@ -19,7 +19,7 @@ Methods   `lv_xattn_methods.py`; all those of a cell take turns, round after rou
 A row has the median and the quartiles, over the rounds, of the seconds of the slowest host; the bytes that
 left the host that sent most ("sent") and each host, with headers and acknowledgements, beside those of the
 formula; and "predicted": seconds by `lwm/scaling/cross_attention_time.py`, under the rates that fit all rows
-of one layer on as many hosts best. What is in the output is not made again.
+of one layer with as many hosts and key heads best. What is in the output is not made again.
 """
 
 import argparse
