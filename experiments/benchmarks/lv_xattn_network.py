@@ -8,9 +8,11 @@ Question  How much faster is a cross-attention whose queries travel than one who
 Paper     2502.02406: up to 45.85 times in the cross-attention layers, 5.58 (10.62) times in a whole step.
 Hosts     network namespaces with a link each, limited by `tc tbf` in both directions (`network_hosts.sh`:
           needs root and iproute2, leaves nothing behind); on each a process with a core and a JAX device,
-          gloo between them. Four hosts share two cores. In trials two hosts exchanged at half the rate of
-          their link, as if one direction waited for the other; why is not proven. In a ring of more, each
-          pair carries one direction only.
+          gloo between them. Four hosts share two cores. Between two hosts the ring is slower than its bytes:
+          one array each way goes at the full rate of the link ("hop"), keys and values together take three
+          such times where two carry them, and backward as badly. Perhaps gloo's announcement of the second
+          array waits behind the first, which goes the same way; not proven. In a ring of more, each pair
+          carries one direction only: compare methods on four hosts.
 Modes     layer  one cross-attention, its q, k and v given. There are fewer key heads than query heads, so
                  many that the crossover, S K / N = T, lies between two ratios of the sweep
           model  the tiny cross-attention model, loss and gradients (`lv_xattn_model.py`)
