@@ -22,7 +22,7 @@ from lwm.training.loop import train
 from lwm.training.optimizers import make_optimizer, sparing
 from lwm.training.program import make_program
 
-BLOCK = {"name": "dreamllm", "size": "debug"}
+BLOCK = {"name": "dreamllm", "size": "debug", "decoder": {"text_vocab_size": 259}}  # bytes
 STAGE = dict(
     context_length=64, batch_tokens=256, steps=2, learning_rate=0.01, images=3, mesh={"data": 2, "seq": 4}
 )
