@@ -78,7 +78,7 @@ def make_page_batches(
     spare = nothing(marks, 0).example.slots if drawing else 0
     room = Room(context_length - spare, spare, images, -(-images // ring) * ring, captions)
     used = [forms.get(source, "joint") for source in mixture]
-    needed = max(marks.block("creation" if form == "pairs" else form) for form in used) + spare + 1
+    needed = max(map(marks.block, used)) + spare + 1
     if images < 1 or room.slots < needed - spare:
         raise UserError(
             f"context_length: {context_length} does not hold a picture of {marks.queries} queries and "

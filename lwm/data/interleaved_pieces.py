@@ -35,7 +35,9 @@ class Marks(NamedTuple):
         return self.queries + self.patches
 
     def block(self, form: str) -> int:
-        """Tokens that stand for a picture."""
+        """Tokens that stand for a picture, at most."""
+        if form == "pairs":
+            return max(self.block("comprehension"), self.block("creation"))
         dreamed, seen = form != "comprehension", form != "creation"
         return dreamed * (self.queries + 2) + seen * (self.patches + 2)
 
@@ -98,10 +100,8 @@ def pieces_of(
 
 
 def count_split(sizes: np.ndarray, form: str, marks: Marks, *, slots: int, images: int) -> int:
-    """How many of the documents of these sizes, see `page_sizes`, `pieces_of` cuts."""
-    forms = ("comprehension", "creation") if form == "pairs" else (form,)
-    longest = max(marks.block(one) for one in forms)
-    needed = sizes[:, 0] + sizes[:, 1] * longest + 1  # bos and eos, less the shift
+    """How many of the documents of these sizes, see `page_sizes`, `pieces_of` cuts; of pairs, at most."""
+    needed = sizes[:, 0] + sizes[:, 1] * marks.block(form) + 1  # bos and eos, less the shift
     return int(np.sum((needed > slots) | (sizes[:, 1] > images)))
 
 

@@ -26,7 +26,6 @@ from jax import Array
 
 from lwm.models import dream_network
 from lwm.models.captions import contrastive_loss
-from lwm.models.condition import Condition
 from lwm.models.diffusion_decoder import DiffusionDecoder
 from lwm.models.dream_network import DreamNetwork, Read
 from lwm.models.dream_sizes import PARTS, SIZES, DreamConfig
@@ -115,14 +114,6 @@ class DreamLLM:
             total += config.contrast_weight * found.get("contrast_loss", 0.0)
             metrics |= found
         return total, metrics | {"loss": total}
-
-    def nll(self, params: dict, batch: dict) -> Array:
-        """Float32 nll_BT in nats of every target."""
-        return self._read(params, batch, text=True, dreams=False).nll_BT
-
-    def dreams(self, params: dict, batch: dict) -> Condition:
-        """Conditions of the pictures of a batch, and behind those of each row that of none, see `Read`."""
-        return self._read(params, batch, text=False, dreams=True).dreams
 
     def _read(self, params, batch, *, text, dreams):
         network = {name: part for name, part in params.items() if name != "decoder"}

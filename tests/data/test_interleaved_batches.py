@@ -230,6 +230,10 @@ def test_documents_that_are_split_are_counted(data, caplog):
             {"context_length": 14},
             "context_length: 14 does not hold a picture of 2 queries and 3 patches; give 15",
         ),
+        (
+            {"context_length": 10, "mixture": {"b": 1}},
+            "context_length: 10 does not hold a picture of 2 queries and 3 patches; give 11",
+        ),
         ({"batch_size": 3, "process_count": 2}, "batch_size: 3 rows cannot be shared evenly by 2 hosts"),
     ],
 )
