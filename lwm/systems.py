@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lwm.errors import UserError
-from lwm.models import cross_attention, multimodel, transformer, vqgan
+from lwm.models import cross_attention, dreamllm, multimodel, transformer, vqgan
 from lwm.training import schema
 
 MODELS = {
@@ -15,11 +15,20 @@ MODELS = {
         cross_attention.CrossAttentionConfig,
         cross_attention.SIZES,
     ),
+    "dreamllm": (dreamllm.DreamLLM, dreamllm.DreamConfig, dreamllm.SIZES),
     "multimodel": (multimodel.MultiModel, multimodel.MultiModelConfig, multimodel.SIZES),
     "vqgan": (vqgan.VQGAN, vqgan.VQGANConfig, vqgan.SIZES),
 }
 
-_OF_STAGES = ("rope_theta", "stripe", "text_weight", "vision_weight")
+_OF_STAGES = (
+    "rope_theta",
+    "stripe",
+    "text_weight",
+    "vision_weight",
+    "decoder_weight",
+    "contrast_weight",
+    "trains",
+)
 
 
 def build_model(block: Mapping[str, Any], stage: Mapping[str, Any] | None = None, **overrides: Any) -> Any:
@@ -45,7 +54,17 @@ def build_model(block: Mapping[str, Any], stage: Mapping[str, Any] | None = None
     known = {field.name for field in dataclasses.fields(config)}
     own = {field: stage[field] for field in _OF_STAGES if field in known and field in (stage or {})}
     try:
-        return model(schema.build(config, sizes.get(size, {}) | rest | own | overrides, path=path))
+        return model(schema.build(config, _merged(sizes.get(size, {}), rest) | own | overrides, path=path))
     except UserError as error:
         text = str(error).removeprefix("config.").removeprefix("model.")
         raise UserError(f"{path}.{text}") from error
+
+
+def _merged(size: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a size with those of a block in their place, inside parts that are blocks as well."""
+    return dict(size) | {
+        name: _merged(size[name], value)
+        if isinstance(value, Mapping) and isinstance(size.get(name), Mapping)
+        else value
+        for name, value in block.items()
+    }

@@ -22,5 +22,9 @@ task_sources/    samples of eight tasks as real packages hold them; tasks.py: wh
 task_records.py  the third TFDS builder: samples of any task; task_preparation.py: the work of making them
 waveforms.py     WAV files, resampled
 task_mixture.py  rows of a step by task; task_rows.py: records to rows; task_batches.py: rows to batches
+interleaved.py   documents of text and pictures as a manifest tells them; what in it is wrong
+interleaved_records.py      the fourth TFDS builder; interleaved_preparation.py: the work of making them
+interleaved_forms.py        what can become of such a document; interleaved_pieces.py: as ids, cut to rows
+interleaved_rows.py         pieces to rows; interleaved_batches.py: rows to batches
 progress.py      a bar on a terminal, lines in a log
 """

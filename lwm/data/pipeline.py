@@ -113,10 +113,7 @@ class Batches:
             for lane, streams in self._lanes.items()
         }
         self._step += 1
-        batch = {name: np.stack([rows[lane][name] for lane in self._mine]) for name in rows[self._mine[0]]}
-        return (
-            batch if self._order is None else {name: array[:, self._order] for name, array in batch.items()}
-        )
+        return {name: np.stack([rows[lane][name] for lane in self._mine]) for name in rows[self._mine[0]]}
 
     def get_state(self) -> dict:
         """Returns where this host is: {"step", "lanes": {lane: {source: [visit, slot]}}}."""
@@ -136,11 +133,15 @@ class Batches:
     def _row(self, streams: dict[str, Stream], source: str) -> dict[str, np.ndarray]:
         if streams[source].ended:
             source = next((other for other in streams if not streams[other].ended), source)
+        return self._filled(streams[source])
+
+    def _filled(self, stream: Stream) -> dict[str, np.ndarray]:
         pieces, room = [], self._length
-        while room and (piece := streams[source].take(room)) is not None:
+        while room and (piece := stream.take(room)) is not None:
             pieces.append(piece)
             room -= piece.slots
-        return pack_row(pieces, self._length, self._weighting)
+        row = pack_row(pieces, self._length, self._weighting)
+        return row if self._order is None else {name: array[self._order] for name, array in row.items()}
 
 
 def make_image_batches(

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lwm.errors import UserError
 from lwm.parallel.sharding import BATCH
+from lwm.training.page_inputs import check_page_data, check_pages, open_page_batches, page_arrays
 from lwm.training.schema import suggest
 from lwm.training.stages import Stage
 from lwm.training.task_inputs import check_task_data, check_tasks, open_task_batches, task_shapes
@@ -45,6 +46,7 @@ def batch_shapes(stage: Stage, config: Any = None, ring: int = 1, ways: int = 1)
         mixture is of tasks that the model does not have.
     """
     check_tasks(stage, config)
+    check_pages(stage, config)
     if stage.of_tasks:
         return task_shapes(stage, config, ways)
     side = getattr(config, "resolution", 0)
@@ -52,6 +54,8 @@ def batch_shapes(stage: Stage, config: Any = None, ring: int = 1, ways: int = 1)
         return {"images": jax.ShapeDtypeStruct((stage.rows, side, side, 3), np.uint8)}
     arrays = {name: ((stage.context_length,), dtype) for name, dtype in _TOKENS.items()}
     _check_sight(stage, config)
+    if stage.of_pages:
+        arrays |= page_arrays(stage, config, ring)
     if stage.of_clips:
         F = stage.row_frames(ring)
         arrays |= {"media": ((stage.context_length,), np.int32), "frame_ids": ((F,), np.int32)}
@@ -92,6 +96,9 @@ def check_data(stage: Stage, manifest: dict, model_config: Any) -> None:
     where = f"config.stages.{stage.name}"
     if stage.of_tasks:
         check_task_data(stage, manifest, model_config)
+        return
+    if stage.of_pages:
+        check_page_data(stage, manifest, model_config)
         return
     if stage.of_images:
         if not (manifest.get("frames") or {}).get("train"):
@@ -149,7 +156,7 @@ def open_batches(
     Args:
       split: "train", or "heldout", in which nothing is dropped from captions.
       ring: devices on "seq", for the order of the ring.
-      config, ways: for tasks, as in `batch_shapes`.
+      config: for tasks and pages, ways: for tasks, as in `batch_shapes`.
     """
     common = dict(
         split=split,
@@ -171,6 +178,8 @@ def open_batches(
         stripe=stage.stripe,
         weighting=stage.weighting,
     )
+    if stage.of_pages:
+        return open_page_batches(stage, data_dir, config=config, **common)
     if stage.of_clips:
         return clip_questions.make_question_batches(
             data_dir,

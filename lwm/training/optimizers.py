@@ -1,6 +1,6 @@
 """Learning-rate schedules and AdamW, by optax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import optax
@@ -67,6 +67,21 @@ def make_optimizer(
     )
     adamw = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed)
     return optax.chain(optax.clip_by_global_norm(clip), adamw) if clip else adamw
+
+
+def sparing(optimizer: optax.GradientTransformation, parts: Collection[str]) -> optax.GradientTransformation:
+    """The optimizer for parameters {part: …} of which some parts stay as they are.
+
+    These neither decay nor count in the norm that is clipped, and no moments are kept for them.
+    """
+
+    def labels(params):
+        return {
+            part: jax.tree.map(lambda _, part=part: "spared" if part in parts else "trained", own)
+            for part, own in params.items()
+        }
+
+    return optax.partition({"trained": optimizer, "spared": optax.set_to_zero()}, labels)
 
 
 def decayed(params):

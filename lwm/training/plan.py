@@ -60,7 +60,9 @@ def make_plan(
     ring = program.mesh.shape["seq"]
     stream = functools.partial(open_batches, stage, experiment.data.path, ring=ring, rows=rows)
     if stage.of_tasks:
-        stream = functools.partial(stream, config=program.model.config, ways=ways)
+        stream = functools.partial(stream, ways=ways)
+    if stage.of_tasks or stage.of_pages:
+        stream = functools.partial(stream, config=program.model.config)
     try:
         for split in ("train", "heldout") if stage.eval_every else ("train",):
             stream(split=split, seed=experiment.seed)

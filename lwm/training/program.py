@@ -17,7 +17,7 @@ from lwm.parallel import sharding
 from lwm.parallel.mesh import make_mesh
 from lwm.training.experiment import Experiment
 from lwm.training.inputs import batch_shapes
-from lwm.training.optimizers import Schedule, make_optimizer, make_schedule
+from lwm.training.optimizers import Schedule, make_optimizer, make_schedule, sparing
 from lwm.training.stages import Stage, resolve_mesh
 from lwm.training.state import TrainState, state_shapes
 from lwm.training.step import make_train_step
@@ -60,6 +60,8 @@ def make_program(
         for name in ("learning_rate", "end_learning_rate", "warmup_steps", "schedule", "steps")
     }
     optimizer = make_optimizer(**rate, **dataclasses.asdict(experiment.optimizer))
+    if frozen := getattr(model, "frozen", ()):
+        optimizer = sparing(optimizer, frozen)
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     batch = batch_shapes(stage, model.config, mesh.shape["seq"], ways)
     try:

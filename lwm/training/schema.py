@@ -59,7 +59,7 @@ def suggest(name: Any, known: Collection[str]) -> str:
 def _value(kind: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
-        return build(kind, value, path=path)
+        return _part(kind, value, path)
     if origin is dict:
         if not isinstance(value, Mapping):
             raise _wrong(path, dict, value)
@@ -78,6 +78,17 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     if type(value) is not kind:
         raise _wrong(path, kind, value)
     return value
+
+
+def _part(kind: Any, value: Any, path: str) -> Any:
+    """A dataclass inside another; what it says of its own fields is told with the path to them."""
+    try:
+        return build(kind, value, path=path)
+    except UserError as error:
+        top = path.partition(".")[0]
+        if str(error).startswith(f"{top}."):
+            raise
+        raise UserError(f"{path}.{error}") from error
 
 
 def _named(kind: Any, key: Any, item: Any) -> Any:

@@ -9,6 +9,7 @@ import math
 import re
 
 from lwm.data.clips import check_clips, frames_of_row
+from lwm.data.interleaved_forms import FORMS
 from lwm.errors import UserError
 from lwm.training.schema import suggest
 
@@ -31,7 +32,8 @@ class Stage:
     """One stage; `batch_tokens`, `context_length`, `mixture` for tokens or `batch_size` for images.
 
     With `frames`, tokens are questions about clips, for a model that looks at frames beside its text. With
-    `batch_size` and `mixture`, rows are samples of tasks, for a model of many tasks.
+    `images`, they are documents of text and pictures. With `batch_size` and `mixture`, rows are samples of
+    tasks, for a model of many tasks.
 
     Attributes:
       name: of the stage, also of its checkpoint folder.
@@ -52,9 +54,13 @@ class Stage:
       shown: so many of them, at even distances, are shown; 0 = all.
       recolour: show training clips in other colours and mirrored, see `lwm.data.clip_frames`.
       questions: in a row of `context_length`, each about a clip of its own.
+      images: pictures of the documents in a row, at most; 0 = no documents of text and pictures.
+      forms: what becomes of the documents of a source, see `data/interleaved_forms.py`; none: "joint".
+      trains: parts of the model that are trained, () = all; only for models that have such parts.
       accumulate: microbatches of one optimizer step, for batches that do not fit in memory.
       weighting, caption_dropout, swap_order: see `lwm.data.pipeline.make_batches`.
-      text_weight, vision_weight: weights of the two losses.
+      text_weight, vision_weight: weights of the two losses; of documents, of language and of denoising.
+      decoder_weight, contrast_weight: of what the decoder and the eyes of a DreamLLM learn of captions alone.
       eval_every, eval_batches: held-out batches are looked at every so many steps and at the end; 0 = never.
       checkpoint_every: steps from one checkpoint to the next; 0 = only at the end of the stage.
     """
@@ -78,10 +84,15 @@ class Stage:
     shown: int = 0
     recolour: bool = False
     questions: int = 1
+    images: int = 0
+    forms: dict[str, str] = dataclasses.field(default_factory=dict)
+    trains: tuple[str, ...] = ()
     accumulate: int = 1
     weighting: str = "example"
     text_weight: float = 0.5
     vision_weight: float = 0.5
+    decoder_weight: float = 0.0
+    contrast_weight: float = 0.0
     caption_dropout: float = 0.1
     swap_order: bool = True
     eval_every: int = 0
@@ -101,12 +112,22 @@ class Stage:
         return self.frames != 0
 
     @property
+    def of_pages(self) -> bool:
+        return self.images != 0
+
+    @property
+    def of_captions(self) -> bool:
+        return self.decoder_weight > 0 or self.contrast_weight > 0
+
+    @property
     def rows(self) -> int:
         """Rows of the global batch of one optimizer step."""
         return self.batch_tokens // self.context_length if self.context_length else self.batch_size
 
     def row_frames(self, ring: int) -> int:
-        """Frames beside a row of text, filled up to a multiple of the devices on "seq"."""
+        """Frames or pictures beside a row of text, filled up to a multiple of the devices on "seq"."""
+        if self.of_pages:
+            return -(-self.images // ring) * ring
         return frames_of_row(self.mixture, self.frames, self.shown, self.questions, ring)
 
     @property
@@ -145,6 +166,9 @@ def check_stage(stage: Stage) -> None:
         text_weight=0,
         vision_weight=0,
         end_learning_rate=0,
+        images=0,
+        decoder_weight=0,
+        contrast_weight=0,
     )
     for field, bound in least.items():
         if not getattr(stage, field) >= bound:
@@ -162,6 +186,7 @@ def check_stage(stage: Stage) -> None:
     if not 0 <= stage.caption_dropout <= 1:
         raise _error(stage, "caption_dropout", "is no probability", "use 0 to 1")
     (_check_tokens if stage.context_length else _check_rows)(stage)
+    _check_pages(stage)
     _check_clips(stage)
 
 
@@ -252,7 +277,7 @@ def resolve_mesh(stage: Stage, devices: int) -> dict[str, int]:
 
 
 def _check_rows(stage: Stage) -> None:
-    for field, empty in (("batch_tokens", 0), ("frames", 0)):
+    for field, empty in (("batch_tokens", 0), ("frames", 0), ("images", 0)):
         if getattr(stage, field) != empty:
             raise _error(
                 stage, field, "does not go with context_length = 0", "leave it out, or give a length"
@@ -280,7 +305,7 @@ def _check_tokens(stage: Stage) -> None:
         raise _error(
             stage, "batch_tokens", f"is not a multiple of context_length = {T}", f"use for example {near}"
         )
-    if not stage.text_weight and not stage.vision_weight:
+    if not (stage.text_weight or stage.vision_weight or stage.of_captions):
         raise _error(
             stage, "text_weight", "and vision_weight leave nothing to learn", "make one of them positive"
         )
@@ -318,6 +343,21 @@ def _check_clips(stage: Stage) -> None:
     for field, empty in (("shown", 0), ("recolour", False), ("questions", 1)):
         if getattr(stage, field) != empty:
             raise _error(stage, field, "is about clips, but frames is 0", "give frames, or leave it out")
+
+
+def _check_pages(stage: Stage) -> None:
+    if stage.of_pages and stage.of_clips:
+        raise _error(
+            stage, "images", "are of documents, but frames asks about clips", "leave one of them out"
+        )
+    if stage.forms and not stage.of_pages:
+        raise _error(stage, "forms", "are of documents with pictures, but images is 0", "leave it out")
+    for source, form in stage.forms.items():
+        if source not in stage.mixture:
+            fix = suggest(source, stage.mixture)
+            raise _error(stage, f"forms.{source}", "is of no source in the mixture", fix, value=form)
+        if form not in FORMS:
+            raise _error(stage, f"forms.{source}", "is no form", suggest(form, FORMS), value=form)
 
 
 def _shape(sizes: dict[str, int]) -> str:

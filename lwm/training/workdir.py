@@ -8,12 +8,12 @@ from etils import epath
 
 from lwm.errors import UserError
 from lwm.training.checkpoints import latest_step, stage_folder
-from lwm.training.stages import Stage
+from lwm.training.stages import Axes, Stage
 
 _OWN = ("experiment", "model", "init", "seed", "optimizer")  # what makes a run the run it is
 _FREE = ("mesh", "accumulate", "eval_every", "eval_batches", "checkpoint_every")  # may change within a stage
 # What a stage had that was begun before there was such a field.
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Stage)}
+_DEFAULTS = json.loads(json.dumps(dataclasses.asdict(Stage("", 0, 0.0, Axes()))))
 
 
 def check_workdir(workdir: epath.PathLike, config: dict) -> None:

@@ -1,0 +1,110 @@
+"""Makes the documents of the DreamLLM miniature: Tux Paint's stamps alone, in albums, and asked about.
+
+    launch/task_sources.sh runs/tasks
+    python -m experiments.dreamllm_data --sources=runs/tasks --output=runs/dreamllm/data
+
+stamps      a picture and its caption, for the form "pairs"
+albums      a category, then three of its stamps, each behind its caption: "animals / A cow. <picture> …"
+questions   "What is this?" or "Which kind is this?" behind a picture, and "Draw: A cow. " before one; only
+            the answers are learned
+
+Stamps with the same words in their captions are one item, which is held out from all sources or from none.
+The pictures and manifests that this lays out, OUTPUT.pages, can serve as an example of a folder of one's own.
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lwm.data.interleaved_preparation import prepare_pages
+from lwm.data.splits import heldout_names
+from lwm.data.task_records import Record
+from lwm.data.task_sources.reading import Reading
+from lwm.data.task_sources.stamps import read_stamps
+from lwm.data.tasks import words
+from lwm.errors import UserError
+
+ALBUM, ALBUMS = 3, 4  # stamps in an album, albums that a stamp is in
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sources", required=True, help="what launch/task_sources.sh has made")
+    parser.add_argument("--output", required=True, help="the folder to be made")
+    parser.add_argument("--resolution", type=int, default=32, help="side of the pictures in pixels")
+    parser.add_argument("--heldout", type=float, default=0.15, help="share of the items that is held out")
+    parser.add_argument("--seed", type=int, default=0, help="of what is held out, and of the albums")
+    chosen = parser.parse_args()
+    try:
+        stamps = list(read_stamps(Reading(chosen.sources, chosen.resolution)))
+        folder = Path(f"{chosen.output}.pages")
+        lay_out(stamps, folder, chosen.heldout, chosen.seed)
+        done = prepare_pages(
+            input=str(folder), output=chosen.output, resolution=chosen.resolution, heldout=0.0
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    for source, by_split in done["pages"].items():
+        print(f"{source}: " + "; ".join(f"{split} {counts}" for split, counts in by_split.items()))
+    print(f"{len(done['broken'])} broken pictures", *done["broken"], sep="\n")
+
+
+def lay_out(stamps: list[Record], folder: Path, heldout: float, seed: int) -> None:
+    """Writes the pictures, and a manifest for each source."""
+    (folder / "stamps").mkdir(parents=True, exist_ok=True)
+    held = heldout_names((words(stamp.target) for stamp in stamps), heldout, seed)
+    by_split: dict[str, list[tuple[str, Record]]] = {"train": [], "heldout": []}
+    for number, stamp in enumerate(stamps):
+        path = f"stamps/{number:04d}.png"
+        (folder / path).write_bytes(stamp.image)
+        by_split["heldout" if words(stamp.target) in held else "train"].append((path, stamp))
+    for source, make in (("stamps", captioned), ("albums", albums), ("questions", questions)):
+        lines = [
+            json.dumps(line | {"source": source, "split": split}, ensure_ascii=False)
+            for split, own in by_split.items()
+            for line in make(own, random.Random(f"{seed} {split}"))
+        ]
+        (folder / f"{source}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def captioned(stamps: Iterable[tuple[str, Record]], rng: random.Random) -> Iterator[dict]:
+    """Each stamp with its caption."""
+    del rng
+    for path, stamp in stamps:
+        yield {"texts": [stamp.target], "images": [{"path": path, "position": 1}]}
+
+
+def albums(stamps: Iterable[tuple[str, Record]], rng: random.Random) -> Iterator[dict]:
+    """Stamps of one category, dealt out several times."""
+    kinds: dict[str, list[tuple[str, Record]]] = {}
+    for path, stamp in stamps:
+        kinds.setdefault(stamp.label, []).append((path, stamp))
+    for kind, own in kinds.items():
+        for _ in range(ALBUMS):
+            rng.shuffle(own)
+            for start in range(0, len(own), ALBUM):
+                some = own[start : start + ALBUM]
+                texts = [
+                    f"{kind if not index else ''}\n{stamp.target} " for index, (_, stamp) in enumerate(some)
+                ]
+                images = [{"path": path, "position": index} for index, (path, _) in enumerate(some, start=1)]
+                yield {"texts": texts, "images": images}
+
+
+def questions(stamps: Iterable[tuple[str, Record]], rng: random.Random) -> Iterator[dict]:
+    """What each stamp shows, of which kind it is, and that it be drawn."""
+    del rng
+    for path, stamp in stamps:
+        for asked, answer in (("What is this? ", stamp.target), ("Which kind is this? ", stamp.label)):
+            images = [{"path": path, "position": 0}]
+            yield {"texts": [asked, answer], "images": images, "learned": [False, True]}
+        images = [{"path": path, "position": 1}]
+        yield {"texts": [f"Draw: {stamp.target} "], "images": images, "learned": [False]}
+
+
+if __name__ == "__main__":
+    main()

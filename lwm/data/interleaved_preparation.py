@@ -1,0 +1,187 @@
+"""From a manifest of documents of text and pictures to a data folder; whole, or not at all.
+
+    OUTPUT/data.json            what it holds, as of `python -m lwm.prepare`, with "pages" in place of sources
+    OUTPUT/tokenizer.model      unless texts are bytes
+    OUTPUT/interleaved_pages    the documents
+
+Everything is made in OUTPUT.part, which is renamed at the end. Pictures that cannot be opened are left out of
+their documents, named and counted.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from etils import epath
+
+from lwm.data import progress
+from lwm.data.inputs import SPLITS
+from lwm.data.interleaved import Page, Shown, read_pages
+from lwm.data.interleaved_records import PageRecord, write_pages
+from lwm.data.manifest import MANIFEST, load_manifest, write_json, writing_to
+from lwm.data.splits import heldout_names
+from lwm.data.task_sources.reading import stop
+from lwm.data.task_sources.stamps import on_square
+from lwm.data.tokenizers import ByteTokenizer, Tokenizer, train_sentencepiece
+from lwm.data.video import BrokenMedia
+from lwm.errors import UserError
+
+
+def prepare_pages(
+    *,
+    input: str,
+    output: epath.PathLike,
+    resolution: int,
+    vocab_size: int = 0,
+    heldout: float = 0.1,
+    min_similarity: float = 0.0,
+    seed: int = 0,
+    skip_broken: bool = False,
+    track: progress.Track = progress.lines,
+) -> dict:
+    """Makes the folder `output` from the manifests in the folder `input` and returns its data.json.
+
+    Beside the keys of `load_manifest`: pages ({source: {split: {documents, tokens, images}}}), dissimilar
+    (pictures left out), settings. broken lists [name, reason].
+
+    Args:
+      resolution: side of the pictures in pixels; all of a picture is kept, on white.
+      vocab_size: pieces of a vocabulary that is trained on what is not held out; 0 = bytes.
+      heldout: share of the groups of each source that have no split to be held out.
+      min_similarity: see `read_pages`.
+      seed: of what is held out.
+      skip_broken: leave lines and pictures that are wrong out and list them; else stop at the first.
+
+    Raises:
+      UserError: a setting that makes no sense, an `output` that is something else, a broken line.
+    """
+    settings = {
+        "resolution": resolution,
+        "vocab_size": vocab_size,
+        "heldout": heldout,
+        "min_similarity": min_similarity,
+        "seed": seed,
+    }
+    if resolution < 1:
+        raise UserError(f"resolution: {resolution} is no side of a picture; use for example 32")
+    if not 0 <= heldout < 1:
+        raise UserError(f"heldout: {heldout} is no share; use 0 or more and less than 1")
+    output = epath.Path(output)
+    if done := _finished(output, settings):
+        return done
+    broken: list[tuple[str, str]] = []
+
+    def note(error: UserError) -> None:
+        line, field, reason = str(error).split(": ", 2)
+        broken.append((f"{line}: {field}", reason))
+
+    found = read_pages(input, min_similarity=min_similarity, broken=note if skip_broken else stop)
+    by_split = _by_split(found.pages, heldout, seed)
+    learned = (text for own in by_split.values() for page in own.get("train", ()) for text in page.texts)
+    tokenizer = train_sentencepiece(learned, vocab_size) if vocab_size else ByteTokenizer()
+    draft = output.parent / f"{output.name}.part"
+    with writing_to(output):
+        if draft.exists():
+            draft.rmtree()
+        draft.mkdir(parents=True)
+        for name, content in tokenizer.files.items():
+            (draft / name).write_bytes(content)
+        counts = {}
+        for source, own in by_split.items():
+            makers = {
+                split: lambda split=split, source=source, own=own: _records(
+                    track(own[split], f"{source} ({split})", len(own[split]), "documents"),
+                    tokenizer,
+                    resolution,
+                    broken,
+                )
+                for split in own
+            }
+            counts[source] = write_pages(draft, source, makers, resolution=resolution)
+        if (draft / "partial").exists():
+            (draft / "partial").rmtree()
+        done = _about(tokenizer, resolution) | {
+            "pages": counts,
+            "dissimilar": found.dissimilar,
+            "broken": broken,
+            "settings": settings,
+        }
+        write_json(draft / MANIFEST, done)
+        if output.exists():
+            output.rmdir()  # it is empty
+        draft.rename(output)
+    return done
+
+
+def _by_split(found: list[Page], heldout: float, seed: int) -> dict[str, dict[str, list[Page]]]:
+    """{source: {split: pages}}; splits without a page are left out."""
+    by_source: dict[str, dict[str, list[Page]]] = {}
+    loose = {source: set() for source in dict.fromkeys(page.source for page in found)}
+    for page in found:
+        if page.split is None:
+            loose[page.source].add(page.group)
+    # A group that several sources show is in one split in all of them.
+    held = frozenset().union(*(heldout_names(groups, heldout, seed) for groups in loose.values()))
+    for page in found:
+        split = page.split or ("heldout" if page.group in held else "train")
+        by_source.setdefault(page.source, {}).setdefault(split, []).append(page)
+    return {
+        source: {split: own[split] for split in SPLITS if split in own} for source, own in by_source.items()
+    }
+
+
+def _records(
+    own: Iterator[Page], tokenizer: Tokenizer, resolution: int, broken: list[tuple[str, str]]
+) -> Iterator[PageRecord]:
+    for page in own:
+        ids = [np.asarray(tokenizer.encode(text), np.int32) for text in page.texts]
+        shown = list(_opened(page.images, resolution, broken))
+        images = [pixels for _, pixels in shown]
+        yield PageRecord(
+            name=page.name,
+            tokens=np.concatenate(ids),
+            lengths=np.asarray([len(one) for one in ids], np.int32),
+            learned=np.asarray(page.learned),
+            images=np.stack(images) if images else np.zeros((0, resolution, resolution, 3), np.uint8),
+            positions=np.asarray([position for position, _ in shown], np.int32),
+        )
+
+
+def _opened(
+    images: tuple[Shown, ...], resolution: int, broken: list[tuple[str, str]]
+) -> Iterator[tuple[int, np.ndarray]]:
+    for image in images:
+        try:
+            yield image.position, on_square(image.path, resolution)
+        except BrokenMedia as error:
+            broken.append((image.name, f"{image.path.name} {error}"))
+
+
+def _about(tokenizer: Tokenizer, resolution: int) -> dict:
+    """What data.json says of any data folder."""
+    nothing = ("vision_start", "vision_end", "fps", "codes", "codes_per_frame", "eof", "eov", "vqgan")
+    return {
+        "tokenizer": tokenizer.kind,
+        "vocab_size": tokenizer.vocab_size,
+        "bos": tokenizer.bos,
+        "eos": tokenizer.eos,
+        "resolution": resolution,
+        "sources": {},
+        "longest_text": {},
+        "frames": {},
+        **dict.fromkeys(nothing),
+    }
+
+
+def _finished(output: epath.Path, settings: dict) -> dict | None:
+    """data.json of a folder that was asked for in the same way; None if there is no folder yet."""
+    if not (output / MANIFEST).exists():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"output: {output} exists and holds no {MANIFEST}; choose another folder")
+        return None
+    done = load_manifest(output)
+    for name, value in settings.items():
+        if (before := done.get("settings", {}).get(name)) != value:
+            raise UserError(
+                f"{name}: {output} was made with {before!r}, not {value!r}; choose another --output"
+            )
+    return done

@@ -1,0 +1,123 @@
+"""The fourth TFDS builder: documents of text and pictures, one data set for each source.
+
+DATA/interleaved_pages/<source>/1.0.0         written and read without TensorFlow, like those of `datasets`
+DATA/interleaved_pages/<source>/<split>.npy   int32 [documents, 2]: text tokens and pictures of each
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from lwm.data import datasets
+from lwm.errors import UserError
+
+MADE_BY = "python -m experiments.dreamllm_data"
+_VERSION = "1.0.0"
+
+
+class PageRecord(NamedTuple):
+    """A document.
+
+    name: "pages.jsonl:3" · tokens: int32 [t], all texts behind each other · lengths: int32 [texts] · learned:
+    bool [texts] · images: uint8 [k, R, R, 3], in order · positions: int32 [k], numbers of the texts that they
+    stand before, never falling.
+    """
+
+    name: str
+    tokens: np.ndarray
+    lengths: np.ndarray
+    learned: np.ndarray
+    images: np.ndarray
+    positions: np.ndarray
+
+
+class InterleavedPages(tfds.core.GeneratorBasedBuilder):
+    """Documents of text and pictures of one source; see `PageRecord` for the fields."""
+
+    VERSION = tfds.core.Version(_VERSION)
+
+    def __init__(self, *, records: datasets.Records, resolution: int, **keywords):
+        self._records, self._resolution = records, resolution
+        super().__init__(**keywords)
+
+    def _info(self):
+        def array(dtype, *shape):
+            return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
+
+        features = {name: array(np.int32) for name in ("tokens", "lengths", "positions")}
+        features |= {"name": tfds.features.Text(), "learned": array(np.uint8)}
+        features["images"] = array(np.uint8, self._resolution, self._resolution, 3)
+        return datasets.dataset_info(self, features)
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(records) for split, records in self._records.items()}
+
+    def _generate_examples(self, records):
+        yield from enumerate(records())
+
+
+def write_pages(
+    data_dir: epath.PathLike,
+    source: str,
+    makers: Mapping[str, Callable[[], Iterator[PageRecord]]],
+    *,
+    resolution: int,
+) -> dict[str, dict[str, int]]:
+    """Writes the documents of a source by split, and counts them: {split: {documents, tokens, images}}.
+
+    A split without a document is left out.
+    """
+    sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in makers}
+
+    def records(split):
+        for record in makers[split]():
+            sizes[split].append((len(record.tokens), len(record.images)))
+            yield record._asdict() | {"learned": record.learned.astype(np.uint8)}
+
+    datasets.write(
+        data_dir,
+        lambda: InterleavedPages(
+            records={split: lambda split=split: records(split) for split in makers},
+            resolution=resolution,
+            config=tfds.core.BuilderConfig(name=source),
+            data_dir=data_dir,
+            file_format="array_record",
+        ),
+    )
+    counts = {}
+    for split, found in sizes.items():
+        with _sizes_path(data_dir, source, split).open("wb") as file:
+            np.save(file, np.asarray(found, np.int32).reshape(-1, 2))
+        tokens, images = np.sum(found, axis=0).tolist()
+        counts[split] = {"documents": len(found), "tokens": tokens, "images": images}
+    return counts
+
+
+def pages(data_dir: epath.PathLike, source: str, split: str) -> Sequence[PageRecord]:
+    """Returns the documents of a split by random access. Raises UserError if there is no such source."""
+    return datasets.RecordSource(_folder(data_dir, source) / _VERSION, split, _decode, MADE_BY)
+
+
+def page_sizes(data_dir: epath.PathLike, source: str, split: str) -> np.ndarray:
+    """Returns int32 [documents, 2]: text tokens and pictures of each document of a split, in their order."""
+    path = _sizes_path(data_dir, source, split)
+    if not path.exists():
+        raise UserError(f"data: {path} does not exist; make it by {MADE_BY}")
+    with path.open("rb") as file:
+        return np.load(file)
+
+
+def _decode(record: dict) -> PageRecord:
+    fields = {"name": record["name"].decode("utf-8"), "learned": record["learned"].astype(bool)}
+    return PageRecord(**(record | fields))
+
+
+def _folder(data_dir, source) -> epath.Path:
+    return epath.Path(data_dir) / "interleaved_pages" / source
+
+
+def _sizes_path(data_dir, source, split) -> epath.Path:
+    return _folder(data_dir, source) / f"{split}.npy"
