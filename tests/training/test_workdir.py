@@ -53,6 +53,16 @@ def test_what_depends_on_the_machine_may_change(begun, run, config_of):
     assert list(json.loads((begun / "config.json").read_text())["stages"]) == ["a", "b", "c"]
 
 
+def test_a_run_that_was_begun_before_a_field_existed_goes_on(begun, run, config_of):
+    path = begun / "config.json"
+    config = json.loads(path.read_text())
+    for block in config["stages"].values():
+        for field in ("stripe", "recolour", "loss_weights", "shuffle_labels"):
+            del block[field]
+    path.write_text(json.dumps(config))
+    assert run(config_of(STAGES), begun) is None
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "stages"])
 def test_files_of_nobody(tmp_path, run, config_of, name):
     (tmp_path / name).mkdir()
