@@ -31,7 +31,7 @@ from lwm.scaling.allocation import parameters_for
 from lwm.scaling.comparison import rmse
 from lwm.scaling.fitting import fit
 from lwm.scaling.resampling import percentiles, residual_bootstrap
-from lwm.scaling.runs_table import Runs, make_runs, read_columns
+from lwm.scaling.runs_table import make_runs, read_columns
 
 
 class Offset(NamedTuple):
@@ -64,38 +64,38 @@ class Collapse(NamedTuple):
 
 
 def collapse(path: os.PathLike | str, modality: str) -> Collapse:
-    """Whether tokenizers' losses fall on one parabola over log(T / C), at the size that has them all.
+    """Whether tokenizers reach equal losses with equal tokens, T / C, at the largest size that has them all.
+
+    A loss is taken as one of its number of tokens, whatever the curve, and an offset of its tokenizer;
+    offsets that change with the number count as errors.
 
     Raises:
       UserError: too few runs for an offset of each tokenizer.
     """
     of = {name: scaling_laws.alone(path, modality, name) for name in VOCABULARIES[modality]}
     sizes = set.intersection(*(set(runs.parameters.tolist()) for runs in of.values()))
-    if not sizes:
-        raise UserError(f"{path}: no size that all tokenizers of {modality} have; let the grid go on")
-    size = max(sizes)
-    own = [runs.take(runs.parameters == size) for runs in of.values()]
-    x = np.log(np.concatenate([runs.tokens[:, 0] for runs in own]))
-    y = np.concatenate([runs.loss for runs in own])
+    own = [runs.take(runs.parameters == max(sizes, default=0)) for runs in of.values()]
+    lengths = set().union(*(runs.tokens[:, 0].tolist() for runs in own[1:]))
+    own = [runs.take(np.isin(runs.tokens[:, 0], list(lengths))) for runs in own]
+    tokens, y = (
+        np.concatenate([runs.tokens[:, 0] for runs in own]),
+        np.concatenate([runs.loss for runs in own]),
+    )
+    curve = (tokens[:, None] == np.array(sorted(lengths))).astype(float)
     belongs = np.repeat(np.arange(len(own)), [runs.size for runs in own])[:, None] == np.arange(1, len(own))
-    one = np.stack([np.ones_like(x), x - x.mean(), (x - x.mean()) ** 2], 1)
-    each = np.column_stack([one, belongs])
+    each = np.column_stack([curve, belongs])
     free = len(y) - each.shape[1]
-    if free < 1:
+    if free < 1 or np.linalg.matrix_rank(each) < each.shape[1]:
         wanted = f"{len(y)} runs of {modality} for {each.shape[1]} numbers"
         raise UserError(f"{path}: {wanted}; let the grid go on")
     found = np.linalg.lstsq(each, y, rcond=None)[0]
     left = float(np.square(y - each @ found).sum())
-    more = float(np.square(y - one @ np.linalg.lstsq(one, y, rcond=None)[0]).sum())
-    variance = left / free * np.linalg.inv(each.T @ each)
-    limit = student_t.ppf(0.975, free)
-    offsets = []
-    for index, name in enumerate(list(of)[1:], start=one.shape[1]):
-        half = limit * math.sqrt(variance[index, index])
-        runs = own[index - one.shape[1] + 1].size
-        offsets.append(Offset(name, runs, found[index], found[index] - half, found[index] + half))
+    more = float(np.square(y - curve @ np.linalg.lstsq(curve, y, rcond=None)[0]).sum())
+    halves = student_t.ppf(0.975, free) * np.sqrt(left / free * np.diag(np.linalg.inv(each.T @ each)))
+    others = zip(list(of)[1:], own[1:], found[len(lengths) :], halves[len(lengths) :], strict=True)
+    offsets = [Offset(name, runs.size, one, one - half, one + half) for name, runs, one, half in others]
     ratio = (more - left) / len(offsets) / (left / free)
-    return Collapse(modality, size, offsets, ratio, float(fisher.sf(ratio, len(offsets), free)))
+    return Collapse(modality, max(sizes), offsets, ratio, float(fisher.sf(ratio, len(offsets), free)))
 
 
 class Split(NamedTuple):
@@ -170,8 +170,8 @@ def edge(path: os.PathLike | str, draws: int = 200) -> Edge:
     for index, name in enumerate(MODALITIES[1:], start=5):
         worth[name] = (float(found.theta[index]), *percentiles(thetas[:, index : index + 1])[0])
     middle = float(np.exp(np.log(runs.parameters).mean())), float(np.exp(np.log(runs.tokens[:, 0]).mean()))
-    smaller = {times: _smaller(law, found.theta, thetas, *middle, times) for times in (1, 4)}
-    return Edge(changes(path), worth, smaller)
+    sizes = {times: smaller(law, found.theta, thetas, *middle, times) for times in (1, 4)}
+    return Edge(changes(path), worth, sizes)
 
 
 def changes(path: os.PathLike | str) -> dict[tuple[str, int], tuple[int, float, float, float]]:
@@ -191,10 +191,11 @@ def changes(path: os.PathLike | str) -> dict[tuple[str, int], tuple[int, float, 
     return {key: (len(each), float(np.mean(each)), *student(each)) for key, each in sorted(found.items())}
 
 
-def _smaller(law, theta, thetas, parameters: float, tokens: float, times: int) -> tuple[float, float, float]:
-    """Parameters with `times` as many tokens of others over `parameters`, at the loss of text alone."""
-    row = np.array([[tokens, *[times * tokens] * (len(MODALITIES) - 1)]])
-    alone: Runs = make_runs([parameters], [[tokens, *[0.0] * (len(MODALITIES) - 1)]])
+def smaller(law, theta, thetas, parameters: float, tokens: float, times: int) -> tuple[float, float, float]:
+    """Of `Edge`: parameters with `times` as many tokens of each other modality, over those of text alone."""
+    others = len(law.names) - 5
+    row = np.array([[tokens, *[times * tokens] * others]])
+    alone = make_runs([parameters], [[tokens, *[0.0] * others]])
 
     def ratio(one):
         loss = float(law.predict(one, alone)[0])

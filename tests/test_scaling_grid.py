@@ -1,17 +1,15 @@
-"""The grid of experiments/scaling.py: real runs of a tiny model, interruptions, codes, and the verdict."""
+"""The grid of experiments/scaling.py: real runs of a tiny model, interruptions, and codes."""
 
 import csv
-import itertools
 import sys
 
 import numpy as np
 import pytest
 
-from experiments import scaling, scaling_data, scaling_laws, scaling_run, sweeps
+from experiments import scaling, scaling_data, scaling_run, sweeps
 from lwm.errors import UserError
-from lwm.scaling import laws, sweep
+from lwm.scaling import sweep
 from lwm.scaling.compression import Compression
-from lwm.scaling.runs_table import make_runs
 from lwm.scaling.sweep import Cell, Part
 
 GRID = sweep.grid(scaling_data.VOCABULARIES)
@@ -113,41 +111,3 @@ def test_learned_codes_find_the_few_patches_there_are():
     assert isinstance(about, Compression) and about.bytes_per_token == 12 and about.psnr > 20
     row = scaling.described(about)
     assert row["ids"] == 64 and row["png"] > 0 and row["flac"] == ""
-
-
-def write_grid(path, bits):
-    """A CSV of the grid's runs, `bits(parameters, tokens)` a byte beside chance of half a percent."""
-    rng, table = np.random.default_rng(0), sweeps.Table(path, scaling.COLUMNS, scaling.KEY)
-    for cell in GRID:
-        row = scaling.key_of(cell) | {"parameters": cell.size}
-        for part in cell.parts:
-            chance = np.exp(0.005 * rng.normal())
-            row[f"{part.modality}_bits_per_byte"] = bits(cell.size, part.tokens) * chance
-        table.rows.append({name: row.get(name, "") for name in scaling.COLUMNS})
-    table.write()
-
-
-def test_verdicts_are_those_of_the_law_that_the_runs_obey(tmp_path):
-    true, line = laws.chinchilla(), laws.hypothesis()
-    theta = true.theta(E=1.2, A=40.0, B=900.0, alpha=0.4, beta=0.5)
-    levels = {"chinchilla": lambda p, n: true.predict(theta, make_runs([p], [n]))[0]}
-    levels["line"] = lambda p, n: line.predict(np.array([9.0, 0.25]), make_runs([p], [n]))[0]
-    said = {}
-    for name, bits in levels.items():
-        write_grid(tmp_path / f"{name}.csv", bits)
-        runs = scaling_laws.alone(tmp_path / f"{name}.csv", "audio")
-        assert runs.size == 36
-        asked = [scaling_laws.ask(law, runs) for law in (laws.hypothesis(), laws.chinchilla())]
-        said[name] = scaling_laws.verdict(asked[:1], asked[1:], draws=40)
-    assert said["chinchilla"].startswith("REFUTED")
-    assert not said["line"].startswith("REFUTED")
-
-
-def test_runs_of_a_mixture_are_told_from_those_alone(tmp_path):
-    write_grid(tmp_path / "rows.csv", lambda p, n: 2.0)
-    alone = scaling_laws.alone(tmp_path / "rows.csv", "text")
-    beside = scaling_laws.beside(tmp_path / "rows.csv")
-    assert alone.size == 36 and beside.size == 36 + 36 and (beside.tokens[:, 1:].sum(1) > 0).sum() == 36
-    pooled = scaling_laws.pooled(tmp_path / "rows.csv")
-    assert pooled.size == 3 * 36 and ((pooled.tokens > 0).sum(1) == 1).all()
-    assert all(a != b for a, b in itertools.pairwise(pooled.tokens.argmax(1)[35::36]))

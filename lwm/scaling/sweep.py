@@ -117,7 +117,7 @@ def grid(vocabularies: Vocabularies, budget: float = 1.0) -> list[Cell]:
             add(size, Part(modality, first[modality], tokens))
         for tokenizer, tokens in itertools.product(list(own)[1:], lengths[1::2]):
             add(middle[len(middle) // 2], Part(modality, tokenizer, tokens))
-        for seed, tokens in itertools.product((1, 2), lengths[::2]):
+        for seed, tokens in itertools.product((1, 2), lengths[1::2]):
             add(middle[len(middle) // 2], Part(modality, first[modality], tokens), seed=seed)
     # Other modalities beside text: as much of each, and four times as much.
     own, *others = vocabularies
