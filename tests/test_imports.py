@@ -33,7 +33,7 @@ MAY_IMPORT = {
         "lwm.errors lwm.ops lwm.parallel lwm.models lwm.data lwm.generation lwm.evaluation"
     ),
 }
-MAY_IMPORT["scaling"] = "numpy scipy PIL av lwm.errors"
+MAY_IMPORT["scaling"] = "numpy scipy PIL av lwm.errors lwm.models.sizes"
 MAY_IMPORT["compilation"] = "jax lwm.errors lwm.ops lwm.parallel lwm.models lwm.training"
 MAY_IMPORT |= {"serving": "jax numpy etils rich lwm", "assessment": "jax numpy etils rich lwm"}
 # The top-level files that are no verbs.

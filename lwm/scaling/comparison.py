@@ -41,20 +41,22 @@ def log_likelihood(found: Fit) -> float:
     return -float(best.fun) - jacobian
 
 
-def aicc(found: Fit) -> float:
+def aicc(*fits: Fit) -> float:
     """Akaike's criterion, corrected for few runs (Hurvich and Tsai 1989); the scale of errors counts, too.
 
+    Of several fits, each to runs of its own: of all of them as one model.
+
     Raises:
-      UserError: too few runs for the correction: it needs three more than the law has parameters.
+      UserError: too few runs for the correction: it needs two more than there are parameters and scales.
     """
-    n, k = found.runs.size, len(found.theta) + 1
+    n, k = sum(found.runs.size for found in fits), sum(len(found.theta) + 1 for found in fits)
     if n <= k + 1:
-        raise UserError(f"aicc: {n} runs for {k - 1} parameters; give {k + 2}")
-    return 2 * k - 2 * log_likelihood(found) + 2 * k * (k + 1) / (n - k - 1)
+        raise UserError(f"aicc: {n} runs for {k - len(fits)} parameters; give {k + 2}")
+    return 2 * k - 2 * sum(map(log_likelihood, fits)) + 2 * k * (k + 1) / (n - k - 1)
 
 
 def rmse(predicted: np.ndarray, measured: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(predicted - measured))))
+    return float(_root_mean_square(predicted - measured))
 
 
 def bias(predicted: np.ndarray, measured: np.ndarray) -> float:
@@ -89,20 +91,60 @@ def judge(found: Fit, held_out: Runs, *, draws: int = 200, seed: int = 0) -> Jud
     Raises:
       UserError: no held-out runs.
     """
-    if not held_out.size:
-        raise UserError("held_out: no runs; hold out one at least")
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for theta in residual_bootstrap(found, draws, seed=seed):
-        rows = held_out.take(rng.integers(held_out.size, size=held_out.size))
-        predicted = found.law.predict(theta, rows)
-        drawn.append((rmse(predicted, rows.loss), bias(predicted, rows.loss)))
-    around = percentiles(np.array(drawn))
-    predicted, inside = found.predict(held_out), rmse(found.predict(found.runs), found.runs.loss)
-    outside, off = rmse(predicted, held_out.loss), bias(predicted, held_out.loss)
+    return judge_together(found.law.name, [(found, held_out)], draws=draws, seed=seed)
+
+
+def judge_together(
+    name: str, parts: Sequence[tuple[Fit, Runs]], *, draws: int = 200, seed: int = 0
+) -> Judgement:
+    """As `judge`, of several fits and what each is asked about, taken as one model: a law for each modality.
+
+    Losses must be in one unit.
+    """
+    fits = [found for found, _ in parts]
+    inside, outside = _losses([(found, found.runs) for found in fits]), _losses(parts)
+    drawn = _drawn_errors(parts, draws, seed)
+    around = percentiles(np.column_stack([_root_mean_square(drawn), drawn.mean(1)]))
+    count = sum(len(found.theta) for found in fits)
     return Judgement(
-        found.law.name, len(found.theta), aicc(found), inside, outside, around[0], off, around[1]
+        name, count, aicc(*fits), rmse(*inside), rmse(*outside), around[0], bias(*outside), around[1]
     )
+
+
+def error_ratio(
+    first: Sequence[tuple[Fit, Runs]],
+    second: Sequence[tuple[Fit, Runs]],
+    *,
+    draws: int = 200,
+    seed: int = 0,
+) -> tuple[float, tuple[float, float]]:
+    """Held-out RMSE of the first over that of the second, with an interval: both see the same runs drawn."""
+    one, other = (_root_mean_square(_drawn_errors(parts, draws, seed)) for parts in (first, second))
+    value = rmse(*_losses(first)) / rmse(*_losses(second))
+    return value, percentiles((one / other)[:, None])[0]
+
+
+def _losses(parts: Sequence[tuple[Fit, Runs]]) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and measured, of all runs that the fits are asked about."""
+    predicted = np.concatenate([found.predict(runs) for found, runs in parts])
+    return predicted, np.concatenate([runs.loss for _, runs in parts])
+
+
+def _drawn_errors(parts: Sequence[tuple[Fit, Runs]], draws: int, seed: int) -> np.ndarray:
+    """[draws, held-out runs]: predicted less measured of runs drawn with replacement, by fits drawn anew."""
+    rng, columns = np.random.default_rng(seed), []
+    for found, held_out in parts:
+        if not held_out.size:
+            raise UserError("held_out: no runs; hold out one at least")
+        rows = rng.integers(held_out.size, size=(draws, held_out.size))
+        thetas = residual_bootstrap(found, draws, seed=seed)
+        predicted = np.array([found.law.predict(theta, held_out) for theta in thetas])
+        columns.append(np.take_along_axis(predicted - held_out.loss, rows, axis=1))
+    return np.concatenate(columns, axis=1)
+
+
+def _root_mean_square(errors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(errors).mean(-1))
 
 
 def table(judgements: Sequence[Judgement]) -> str:

@@ -1,4 +1,4 @@
-"""Profile intervals: how far a parameter moves, the others giving way, before the fit is clearly worse.
+"""Profile intervals, those to state: how far a parameter moves, the others giving way, till the fit suffers.
 
 The objective S rises by (S - S_min) when a parameter is held beside its best value. Twice the rise, over the
 variance that errors of this size and shape give it, is close to the square of Student's t (for least squares

