@@ -10,6 +10,8 @@ from experiments import (
     clip_questions,
     context_extension,
     digits_corpus,
+    multimodel,
+    multimodel_arms,
     needle_corpus,
     needle_miniature,
     packing_ablation,
@@ -178,3 +180,28 @@ def test_arms_of_the_clips_differ_in_what_is_shown_alone(tmp_path):
     clip_questions.draw(rows[:1], tmp_path / "first.png")
     clip_questions.draw(rows, tmp_path / "all.png")
     assert (tmp_path / "all.png").stat().st_size > (tmp_path / "first.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", multimodel_arms.ARMS)
+def test_arm_of_multimodel_learns_what_it_is_asked_about(name):
+    arm = multimodel_arms.ARMS[name]
+    stage = multimodel.get_config(f"arm={name}").stages.tasks
+    assert stage.batch_size == sum(arm.rows.values()) == sum(stage.mixture.values())
+    assert set(arm.scored) <= set(arm.rows) - set(arm.shuffled) and set(arm.at_most) <= set(arm.rows)
+    if not name.startswith("compute"):
+        assert set(arm.rows.values()) == {multimodel_arms.ROWS}, "the same updates of each task"
+    else:
+        assert multimodel_arms.compute(arm) == pytest.approx(1, abs=0.05)
+
+
+def test_multimodel_runs_what_others_are_compared_with_first_and_knows_what_is_left(tmp_path):
+    runs = multimodel_arms.in_order(["single_speech", "joint", "shuffled"], (0, 1))
+    assert runs[:3] == [("joint", 0), ("joint", 1), ("single_speech", 0)] and len(runs) == 6
+    table = sweeps.Table(tmp_path / "rows.csv", multimodel.COLUMNS, multimodel.KEY)
+    row = {"arm": "single_speech", "seed": 0, "steps": 10, "task": "speech", "score": "nats"}
+    assert not multimodel.finished(table, "single_speech", 0, 10)
+    table.add(row)
+    assert multimodel.finished(table, "single_speech", 0, 10)
+    assert not multimodel.finished(table, "single_speech", 0, 20)
+    table.add({"arm": "joint", "seed": 0, "steps": 10, "seconds": 60})
+    assert multimodel.budget(table, [("joint", 1)], 20).startswith("1 runs left, about 2 minutes")
