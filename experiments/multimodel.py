@@ -57,7 +57,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _model(without: str) -> dict:
-    """About 1.4 million parameters; 16 classes, 2048 words, texts of 32 and 5 seconds are those of the data."""
+    """About 1.4 million parameters; classes, words and lengths are those of the data."""
     return {
         "name": "multimodel",
         "size": "tiny",

@@ -28,12 +28,8 @@ ROWS = 4  # of each task in a step of "joint"
 # Seconds of a row in a training step over those of a row of texts, on two cores: what compute is counted in.
 COST = {"classify": 1.0, "caption": 1.0, "speech": 1.0, "translate": 1.0}
 FEW = (("parsing", 300), ("parsing", 3000), ("speech", 100))
-ALONE = (
-    "stamp_class",
-    "english_french",
-    "speech",
-    "parsing",
-)  # with the compute of "joint": one of each kind
+# Tasks that get the compute of "joint" alone.
+ALONE = ("stamp_class", "english_french", "speech", "parsing")
 
 
 class Arm(NamedTuple):
