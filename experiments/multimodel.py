@@ -26,7 +26,7 @@ import ml_collections
 
 from experiments import arguments, multimodel_arms, sweeps
 
-STEPS, SECONDS = 2000, 600.0  # of the joint arm; seconds on two idle cores
+STEPS = 2000
 SEEDS, SAMPLES = (0, 1, 2), 256
 KEY = ("arm", "seed", "steps", "task", "score")
 COLUMNS = (
@@ -68,6 +68,7 @@ def _model(without: str) -> dict:
         "samples": 40_064,  # a multiple of the spectrogram's hop
         "source_length": 32,
         "target_length": 32,
+        "audio_channels": 8,
         "without": without,
     }
 
@@ -132,12 +133,13 @@ def finished(table: sweeps.Table, name: str, seed: int, steps: int) -> bool:
 
 
 def budget(table: sweeps.Table, runs: list[tuple[str, int]], steps: int) -> str:
-    """How long these runs will take, by joint runs that are there or, without any, by the one measured."""
-    joint = [float(row["seconds"]) / int(row["steps"]) for row in table.rows if row["arm"] == "joint"]
-    seconds = (sum(joint) / len(joint) if joint else SECONDS / STEPS) * steps
+    """How long these runs will take, if a joint run says how fast this machine is."""
     joints = sum(multimodel_arms.compute(multimodel_arms.ARMS[name]) for name, _ in runs)
-    told = f"{seconds * joints / 60:.0f} minutes of training"
-    return f"{len(runs)} runs left, about {told}, {joints:.1f} times the joint one"
+    seconds = [float(row["seconds"]) / int(row["steps"]) for row in table.rows if row["arm"] == "joint"]
+    told = (
+        f"{sum(seconds) / len(seconds) * steps * joints / 60:.0f} minutes" if seconds else "time unknown yet"
+    )
+    return f"{len(runs)} runs left, {joints:.1f} times the work of joint, {told} of training"
 
 
 def make(table: sweeps.Table, name: str, seed: int, steps: int, chosen: argparse.Namespace) -> None:

@@ -25,8 +25,8 @@ TASKS = {
 LITTLE = ("stamp_class", "stamp_caption", "speech")  # fewer than a thousand samples
 PICTURES = ("stamp_class", "stamp_caption")
 ROWS = 4  # of each task in a step of "joint"
-# Seconds of a row in a training step over those of a row of texts, on two cores: what compute is counted in.
-COST = {"classify": 1.0, "caption": 1.0, "speech": 1.0, "translate": 1.0}
+# GFLOP of a row in a training step by formula (lwm/compilation/task_flops.py): what compute is counted in.
+COST = {"classify": 0.257, "caption": 0.392, "speech": 0.365, "translate": 0.187}
 FEW = (("parsing", 300), ("parsing", 3000), ("speech", 100))
 # Tasks that get the compute of "joint" alone.
 ALONE = ("stamp_class", "english_french", "speech", "parsing")

@@ -203,5 +203,6 @@ def test_multimodel_runs_what_others_are_compared_with_first_and_knows_what_is_l
     table.add(row)
     assert multimodel.finished(table, "single_speech", 0, 10)
     assert not multimodel.finished(table, "single_speech", 0, 20)
+    assert "time unknown yet" in multimodel.budget(table, [("joint", 1)], 20)
     table.add({"arm": "joint", "seed": 0, "steps": 10, "seconds": 60})
-    assert multimodel.budget(table, [("joint", 1)], 20).startswith("1 runs left, about 2 minutes")
+    assert multimodel.budget(table, [("joint", 1), ("shuffled", 0)], 20).endswith("4 minutes of training")
