@@ -4,16 +4,17 @@ Question  One model for eight tasks against one for each: at the same updates of
           compute. Do tasks with little data gain, and from what: data of other tasks, or any data (labels
           dealt out anew)? What are experts, attention and convolutions worth, and do experts know of tasks?
 Paper     "One Model To Learn Them All" (1706.05137), tables 2 to 4.
-Command   python -m experiments.multimodel --data=runs/multimodel/data --workdir=runs/multimodel
+Command   python -m experiments.multimodel --data=runs/multimodel/short --workdir=runs/multimodel
           rows that are there are not made again, and inside a run training goes on from its checkpoints.
           Some arms: --only=joint,single. Shorter runs, with rows of their own: --steps=0.25.
-Data      python -m experiments.multimodel_data --sources=runs/tasks --output=runs/multimodel/data
-          with --max_source=32 --max_target=32 --max_seconds=5: short texts, so that there are more steps.
+Data      python -m experiments.multimodel_data --sources=runs/tasks --output=runs/multimodel/short
+          --max_source=32 --max_target=32 --max_seconds=5
+          on one line: short texts, so that there are more steps in the same time.
 Small     python -m lwm.train --config=experiments/multimodel.py:quicktest --workdir=/tmp/multimodel
-          --data=runs/multimodel/data
+          --data=runs/multimodel/short
 Hardware  two CPU cores.
 Expected  the paper: on tasks with little data the joint model is better, on others a little worse.
-          Our runs are in experiments/README.md.
+          Not run yet.
 
 The arms are those of `multimodel_arms.py`. `:size=paper` is the model of the paper on its eight tasks, for
 `lwm.compile`; nobody has trained it here.
@@ -104,7 +105,7 @@ def _paper_stage() -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", default="runs/multimodel/data", help="of experiments.multimodel_data")
+    parser.add_argument("--data", default="runs/multimodel/short", help="of experiments.multimodel_data")
     parser.add_argument("--workdir", default="runs/multimodel")
     parser.add_argument("--output", default=str(sweeps.ROOT / "experiments/results/multimodel.csv"))
     parser.add_argument("--only", default="", help="arms, or how they begin: joint,few_parsing")
