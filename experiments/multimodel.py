@@ -27,7 +27,7 @@ import ml_collections
 
 from experiments import arguments, multimodel_arms, sweeps
 
-STEPS = 2000
+STEPS = 1000
 SEEDS, SAMPLES = (0, 1, 2), 256
 KEY = ("arm", "seed", "steps", "task", "score")
 COLUMNS = (
@@ -121,7 +121,8 @@ def main() -> None:
     table, steps = sweeps.Table(chosen.output, COLUMNS, KEY), round(STEPS * chosen.steps)
     # Programs are compiled once for all seeds.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(f"{chosen.workdir}/compiled"))
-    asked = [run for run in multimodel_arms.in_order(names, seeds) if not finished(table, *run, steps)]
+    runs = [(name, seed) for name in names for seed in seeds]
+    asked = [run for run in runs if not finished(table, *run, steps)]
     for number, (name, seed) in enumerate(asked):
         print(budget(table, asked[number:], steps), flush=True)
         make(table, name, seed, steps, chosen)

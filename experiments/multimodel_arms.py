@@ -9,7 +9,6 @@ few_TASK_COUNT_alone     COUNT samples of a task: alone, beside pictures (_image
 images_TASK              all samples of a task, beside pictures: the end of the same curve
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 TASKS = {
@@ -27,7 +26,7 @@ PICTURES = ("stamp_class", "stamp_caption")
 ROWS = 4  # of each task in a step of "joint"
 # GFLOP of a row in a training step by formula (lwm/compilation/task_flops.py): what compute is counted in.
 COST = {"classify": 0.257, "caption": 0.392, "speech": 0.365, "translate": 0.187}
-FEW = (("parsing", 300), ("parsing", 3000), ("speech", 100))
+FEW = (("parsing", 300), ("speech", 100), ("parsing", 3000))
 # Tasks that get the compute of "joint" alone.
 ALONE = ("stamp_class", "english_french", "speech", "parsing")
 
@@ -47,13 +46,6 @@ def compute(arm: Arm) -> float:
     return sum(rows * COST[TASKS[task]] for task, rows in arm.rows.items()) / _JOINT_COST
 
 
-def in_order(names: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
-    """(arm, seed) of these arms: what others are compared with first, in all seeds."""
-    firsts = [name for name in names if name == "joint"]
-    rest = [(name, seed) for seed in seeds for name in names if name not in firsts]
-    return [*((name, seed) for name in firsts for seed in seeds), *rest]
-
-
 def _joint(**changes) -> Arm:
     return Arm(dict.fromkeys(TASKS, ROWS), tuple(TASKS))._replace(**changes)
 
@@ -67,6 +59,7 @@ def _few(task: str, count: int) -> dict[str, Arm]:
 
 
 _JOINT_COST = sum(ROWS * COST[kind] for kind in TASKS.values())
+# In the order in which they are run: what others are compared with first.
 ARMS = {
     "joint": _joint(),
     **{f"single_{task}": Arm({task: ROWS}, (task,)) for task in TASKS},

@@ -1,6 +1,6 @@
 """One trained MultiModel at four different tasks, as a picture of the first samples: nothing is picked.
 
-    python -m experiments.multimodel_show --workdir=runs/multimodel/joint_0_2000 \\
+    python -m experiments.multimodel_show --workdir=runs/multimodel/joint_0_1000 \\
         --output=experiments/results/multimodel_four.png
 
 A column is a task: what the model was given, what it answered, and what was wanted.

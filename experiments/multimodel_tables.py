@@ -67,11 +67,10 @@ def comparison(
 
 def scarcity(rows: Rows, task: str, score: str) -> dict[str, list[tuple[int, list[float]]]]:
     """{what else is learned: [(samples of the task, values by seed)]}, the smallest number first."""
-    counts = [count for name, count in FEW if name == task]
     ends = {"alone": f"single_{task}", "images": f"images_{task}", "all": "joint"}
     curves = {}
     for beside, end in ends.items():
-        arms = [(count, f"few_{task}_{count}_{beside}") for count in counts] + [(0, end)]
+        arms = [(count, f"few_{task}_{count}_{beside}" if count else end) for count in _counts(task)]
         points = [(count, list(by_seed(rows, arm, task, score).values())) for count, arm in arms]
         curves[beside] = [(count, values) for count, values in points if values]
     return curves
@@ -149,7 +148,8 @@ def _point(axes, x: float, values: list[float], low: float, high: float, index: 
 
 
 def _counts(task: str) -> list[int]:
-    return [count for name, count in FEW if name == task] + [0]
+    """Of its training samples, the smallest first; 0 = all."""
+    return [*sorted(count for name, count in FEW if name == task), 0]
 
 
 def _mean(values: Sequence[float]) -> float:
