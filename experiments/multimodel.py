@@ -158,8 +158,9 @@ def make(table: sweeps.Table, name: str, seed: int, steps: int, chosen: argparse
     about["command"] = f"python -m experiments.multimodel --only={name} --seeds={seed}"
     if chosen.steps != 1:
         about["command"] += f" --steps={chosen.steps:g}"
-    found = list(sweeps.rows_of(f"{workdir}/evaluation.jsonl"))
-    sweeps.gather(table, (row | about | {"rows": arm.rows.get(row["task"], "")} for row in found))
+    for row in sweeps.rows_of(f"{workdir}/evaluation.jsonl"):
+        told = {name: value for name, value in row.items() if value is not None}
+        sweeps.gather(table, [told | about | {"rows": arm.rows.get(row["task"], "")}])
 
 
 if __name__ == "__main__":
