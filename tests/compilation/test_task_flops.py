@@ -12,7 +12,7 @@ from lwm.models.multimodel import SIZES, MultiModel, MultiModelConfig, example
 # Wide enough for products to be nearly all of it.
 WIDE = SIZES["tiny"] | dict(width=512, expert_ffn=512, vocab_size=512, resolution=32, samples=4096)
 WIDE |= dict(source_length=32, target_length=24, audio_channels=64, label_smoothing=0.0)
-LABELS = dict(tasks=("labels",), kinds=("classify",))
+LABELS = dict(tasks=("labels",), kinds=("classify",), resolution=64)
 
 
 @pytest.fixture
