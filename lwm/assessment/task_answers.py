@@ -52,9 +52,9 @@ def evaluate_tasks(
     """A row for each score of each task that a stage learned from.
 
     A row is {"name", "task", "score", "value", "low", "high", "unit", "baseline", "baseline_name", "n",
-    "stage"}; see `task_scores`. Tasks whose labels were shuffled are left out. If experts were chosen, there
-    are rows "routing_encoder" and "routing_decoder" of all these tasks, and with _text of those from text to
-    text alone; their baseline is the 97.5 % quantile of permuted tasks (`evaluation.routing`).
+    "stage"}; see `task_scores`. Tasks whose labels were shuffled are left out. If experts were chosen, the
+    scores "routing_encoder" and "routing_decoder" of the tasks "all" and "text" (those from text to text) say
+    what experts know of them; their baseline is the 97.5 % quantile of permuted tasks (`evaluation.routing`).
 
     Args:
       tasks: those to ask about, () = all that it learned from.
