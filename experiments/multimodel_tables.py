@@ -33,24 +33,23 @@ def by_seed(rows: Rows, arm: str, task: str, score: str) -> dict[str, float]:
 def gains(rows: Rows, task: str, score: str, arm: str, other: str) -> list[float]:
     """How much better `arm` is than `other`, for each seed that both have."""
     ours, theirs = (by_seed(rows, name, task, score) for name in (arm, other))
-    scale = {"nats": -1.0, "error_rate": -1.0}.get(score, 100.0)
-    return [scale * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs]
+    scale = 1 if score == "nats" else 100
+    return [scale * _sign(score) * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs]
 
 
 def results(rows: Rows, arm: str = "joint") -> Iterator[tuple[str, ...]]:
     """Every score of every task of an arm, over seeds, beside what it costs to know nothing."""
-    yield "task", "score", "mean", "95 % over seeds", "seeds", "baseline", "better"
+    yield "task", "score", "mean", "95 % over seeds", "baseline", "seeds that beat it"
     seen = dict.fromkeys((row["task"], row["score"]) for row in rows if row["arm"] == arm)
     for task, score in seen:
         values = list(by_seed(rows, arm, task, score).values())
         one = next(row for row in rows if (row["arm"], row["task"], row["score"]) == (arm, task, score))
-        less = score in ("nats", "error_rate")
-        beaten = one["baseline"] and (max(values) < float(one["baseline"]) if less else None)
-        if one["baseline"] and not less:
-            beaten = min(values) > float(one["baseline"])
-        told = f"{float(one['baseline']):.3g}, {one['baseline_name']}" if one["baseline"] else ""
-        verdict = "" if beaten in (None, "") else "all seeds" if beaten else "no"
-        yield task, score, f"{_mean(values):.3g}", _interval(values), str(len(values)), told, verdict
+        told = verdict = ""
+        if one["baseline"]:
+            baseline = float(one["baseline"])
+            won = sum(_sign(score) * (value - baseline) > 0 for value in values)
+            told, verdict = f"{baseline:.3g}, {one['baseline_name']}", f"{won} of {len(values)}"
+        yield task, score, f"{_mean(values):.3g}", _interval(values), told, verdict
 
 
 def comparison(
@@ -150,6 +149,12 @@ def _point(axes, x: float, values: list[float], low: float, high: float, index: 
 def _counts(task: str) -> list[int]:
     """Of its training samples, the smallest first; 0 = all."""
     return [*sorted(count for name, count in FEW if name == task), 0]
+
+
+def _sign(score: str) -> int:
+    from lwm.evaluation.task_scores import SCORES
+
+    return -1 if score in SCORES and SCORES[score][1] else 1
 
 
 def _mean(values: Sequence[float]) -> float:

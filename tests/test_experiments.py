@@ -12,6 +12,7 @@ from experiments import (
     digits_corpus,
     multimodel,
     multimodel_arms,
+    multimodel_tables,
     needle_corpus,
     needle_miniature,
     packing_ablation,
@@ -204,3 +205,21 @@ def test_multimodel_knows_what_is_left(tmp_path):
     assert "time unknown yet" in multimodel.budget(table, [("joint", 1)], 20)
     table.add({"arm": "joint", "seed": 0, "steps": 10, "seconds": 60})
     assert multimodel.budget(table, [("joint", 1), ("shuffled", 0)], 20).endswith("4 minutes of training")
+
+
+def test_tables_of_multimodel_compare_seed_by_seed_and_know_what_is_better():
+    def row(arm, seed, score, value, steps="10", baseline="0.3"):
+        known = {"task": "speech", "baseline": baseline, "baseline_name": "unigram"}
+        return known | {"arm": arm, "seed": seed, "score": score, "value": value, "steps": steps}
+
+    rows = [row("joint", seed, "words_right", value) for seed, value in (("0", "0.5"), ("1", "0.2"))]
+    rows += [row("single_speech", "1", "words_right", "0.1"), row("joint", "0", "words_right", "0.9", "5")]
+    rows += [row("joint", "0", "nats", "2", baseline="3"), row("single_speech", "0", "nats", "2.5")]
+    rows += [row("few_speech_100_all", "0", "words_right", "0.15")]
+    gains = multimodel_tables.gains
+    assert gains(rows, "speech", "words_right", "joint", "single_speech") == [pytest.approx(10)]
+    assert gains(rows, "speech", "nats", "joint", "single_speech") == [0.5], "fewer nats are a gain"
+    _, words, nats = multimodel_tables.results(rows)
+    assert (words[2], words[-1], nats[-1]) == ("0.35", "1 of 2", "1 of 1"), "the longest runs alone"
+    curve = multimodel_tables.scarcity(rows, "speech", "words_right")["all"]
+    assert curve == [(100, [0.15]), (0, [0.5, 0.2])]
