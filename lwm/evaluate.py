@@ -3,6 +3,7 @@
     python -m lwm.evaluate --workdir=runs/lwm       text, video codes and a needle grid of a transformer
     python -m lwm.evaluate --workdir=runs/vqgan     rebuilt frames of a VQGAN
     python -m lwm.evaluate --workdir=runs/clips     held-out questions to a model that looks at clips
+    python -m lwm.evaluate --workdir=runs/tasks     held-out samples of each task of a MultiModel
     python -m lwm.evaluate --workdir=runs/smollm2 --suite=needle,ruler,positions --haystack=book.txt
 
 The suite `heldout` writes WORKDIR/evaluation.jsonl (earlier rows of the stage are replaced) and
@@ -34,10 +35,14 @@ MAX_TOKENS = flags.DEFINE_integer(
 LENGTHS = flags.DEFINE_list("lengths", [], "In tokens, up to all of the context if not given.")
 DEPTHS = flags.DEFINE_list("depths", ["0", "50", "100"], "needle: percent of the context before it.")
 SAMPLES = flags.DEFINE_integer(
-    "samples", None, "Prompts or windows a cell (5; heldout: 2, 0 = no grid).", lower_bound=0
+    "samples",
+    None,
+    "Prompts or windows a cell (5; heldout: 2, 0 = no grid), or of a task (256).",
+    lower_bound=0,
 )
+BEAMS = flags.DEFINE_integer("beams", 1, "Of a MultiModel's texts; 1 = greedy.", lower_bound=1)
 NEEDLES = flags.DEFINE_list("needles", ["2/2", "4/1", "4/2", "4/4"], "multi_needle: placed/asked.")
-TASKS = flags.DEFINE_list("tasks", [], "ruler, video_qa: names of tasks (all of them).")
+TASKS = flags.DEFINE_list("tasks", [], "ruler, video_qa, a MultiModel: names of tasks (all of them).")
 FRAMES = flags.DEFINE_list("frames", ["16", "64"], "video_qa: frames of the clips.")
 ANSWER = flags.DEFINE_string(
     "answer", "", "forced (exact next tokens) or generated (any text with the answer)."
@@ -59,10 +64,8 @@ def main():
     asked = {"lengths": lengths, "depths": depths, "haystack": HAYSTACK.value}
     where = {"data": DATA.value, "stage": STAGE.value, "rope_theta": ROPE_THETA.value}
     if "heldout" in SUITE.value:
-        samples = 2 if SAMPLES.value is None else SAMPLES.value
-        held_out.run(
-            WORKDIR.value, **where, **asked, samples=samples, max_tokens=MAX_TOKENS.value, track=track
-        )
+        asked_here = asked | {"samples": SAMPLES.value, "tasks": TASKS.value, "beams": BEAMS.value}
+        held_out.run(WORKDIR.value, **where, **asked_here, max_tokens=MAX_TOKENS.value, track=track)
     if rest := [name for name in SUITE.value if name != "heldout"]:
         wishes = suites.Wishes(**asked, samples=5 if SAMPLES.value is None else SAMPLES.value, pairs=pairs)
         wishes = wishes._replace(tasks=TASKS.value, frames=frames, answer=ANSWER.value, seed=SEED.value)

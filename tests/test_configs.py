@@ -28,7 +28,7 @@ CONFIGS = {path.name: path for path in FILES if "def get_config" in path.read_te
 PARTS = [*((name, "") for name in CONFIGS), ("quickstart.py", "vqgan"), ("text_to_image.py", "vqgan")]
 PARTS += [("context_extension.py", arm) for arm in ("none", "staged", "direct")]
 PARTS += [("packing_ablation.py", arm) for arm in ("naive", "mask", "weights")]
-PARTS += [("clip_questions.py", "sampled")]
+PARTS += [("clip_questions.py", "sampled"), ("multimodel.py", "few_parsing_300_images")]
 PARTS += [("lv_xattn_families.py", size) for size in ("owl3_7b", "flamingo_9b")]
 CHIPS = {"lwm_text.py": 256, "lwm_vision.py": 512, "lv_xattn_families.py": 64}
 # Miniatures run on two virtual devices, one for each core; so do their quicktests.

@@ -10,6 +10,9 @@ from experiments import (
     clip_questions,
     context_extension,
     digits_corpus,
+    multimodel,
+    multimodel_arms,
+    multimodel_tables,
     needle_corpus,
     needle_miniature,
     packing_ablation,
@@ -178,3 +181,45 @@ def test_arms_of_the_clips_differ_in_what_is_shown_alone(tmp_path):
     clip_questions.draw(rows[:1], tmp_path / "first.png")
     clip_questions.draw(rows, tmp_path / "all.png")
     assert (tmp_path / "all.png").stat().st_size > (tmp_path / "first.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", multimodel_arms.ARMS)
+def test_arm_of_multimodel_learns_what_it_is_asked_about(name):
+    arm = multimodel_arms.ARMS[name]
+    stage = multimodel.get_config(f"arm={name}").stages.tasks
+    assert stage.batch_size == sum(arm.rows.values()) == sum(stage.mixture.values())
+    assert set(arm.scored) <= set(arm.rows) - set(arm.shuffled) and set(arm.at_most) <= set(arm.rows)
+    if not name.startswith("compute"):
+        assert set(arm.rows.values()) == {multimodel_arms.ROWS}, "the same updates of each task"
+    else:
+        assert multimodel_arms.compute(arm) == pytest.approx(1, abs=0.05)
+
+
+def test_multimodel_knows_what_is_left(tmp_path):
+    table = sweeps.Table(tmp_path / "rows.csv", multimodel.COLUMNS, multimodel.KEY)
+    row = {"arm": "single_speech", "seed": 0, "steps": 10, "task": "speech", "score": "nats"}
+    assert not multimodel.finished(table, "single_speech", 0, 10)
+    table.add(row)
+    assert multimodel.finished(table, "single_speech", 0, 10)
+    assert not multimodel.finished(table, "single_speech", 0, 20)
+    assert "time unknown yet" in multimodel.budget(table, [("joint", 1)], 20)
+    table.add({"arm": "joint", "seed": 0, "steps": 10, "seconds": 60})
+    assert multimodel.budget(table, [("joint", 1), ("shuffled", 0)], 20).endswith("4 minutes of training")
+
+
+def test_tables_of_multimodel_compare_seed_by_seed_and_know_what_is_better():
+    def row(arm, seed, score, value, steps="10", baseline="0.3"):
+        known = {"task": "speech", "baseline": baseline, "baseline_name": "unigram"}
+        return known | {"arm": arm, "seed": seed, "score": score, "value": value, "steps": steps}
+
+    rows = [row("joint", seed, "words_right", value) for seed, value in (("0", "0.5"), ("1", "0.2"))]
+    rows += [row("single_speech", "1", "words_right", "0.1"), row("joint", "0", "words_right", "0.9", "5")]
+    rows += [row("joint", "0", "nats", "2", baseline="3"), row("single_speech", "0", "nats", "2.5")]
+    rows += [row("few_speech_100_all", "0", "words_right", "0.15")]
+    gains = multimodel_tables.gains
+    assert gains(rows, "speech", "words_right", "joint", "single_speech") == [pytest.approx(10)]
+    assert gains(rows, "speech", "nats", "joint", "single_speech") == [0.5], "fewer nats are a gain"
+    _, words, nats = multimodel_tables.results(rows)
+    assert (words[2], words[-1], nats[-1]) == ("0.35", "1 of 2", "1 of 1"), "the longest runs alone"
+    curve = multimodel_tables.scarcity(rows, "speech", "words_right")["all"]
+    assert curve == [(100, [0.15]), (0, [0.5, 0.2])]

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from lwm.assessment.clip_answers import check_rows, evaluate_answers
+from lwm.assessment.task_answers import SAMPLES, evaluate_tasks
 from lwm.data import datasets
 from lwm.data.fields import VISION, parse_fields
 from lwm.data.manifest import write_json, write_whole
@@ -27,27 +28,45 @@ from lwm.training.checkpoints import load_params
 _BATCH_TOKENS = 8192  # where the context is shorter, rows are scored together
 
 
-def run(workdir: epath.PathLike, *, data: str, stage: str | None, **asked) -> None:
+def run(
+    workdir: epath.PathLike,
+    *,
+    data: str,
+    stage: str | None,
+    samples: int | None = None,
+    tasks: Sequence[str] = (),
+    beams: int = 1,
+    **asked,
+) -> None:
     """Measures a model of any kind, prints the numbers beside their baselines, and leaves them in files.
 
     WORKDIR/evaluation.jsonl: earlier rows of the stage are replaced. WORKDIR/needle.json: the needle grid.
     asked: of `evaluate_transformer`; of these a model that looks at clips, see `clip_answers.py`, is asked
-    the first few, a VQGAN nothing.
+    the first few, a VQGAN nothing. samples, tasks, beams: of a MultiModel, see `task_answers.py`.
     """
     workdir = epath.Path(workdir)
     model = (read_json(workdir / "config.json") or {}).get("model") or {}
+    asked["samples"] = 2 if samples is None else samples
+    if model.get("name") == "multimodel":
+        most = SAMPLES if samples is None else samples
+        where = {"data": data, "stage": stage, "track": asked["track"]}
+        _write(workdir, evaluate_tasks(workdir, tasks=tasks, samples=most, beams=beams, **where))
+        return
     if model.get("name") == "vqgan":
         cells, (stage, values) = [], evaluate_vqgan(workdir, data=data, stage=stage)
     elif model.get("name") == "cross_attention":
         cells, (stage, values) = [], evaluate_answers(workdir, data=data, stage=stage, **asked)
     else:
         stage, values, cells = evaluate_transformer(workdir, data=data, stage=stage, **asked)
-    found = rows.rows_of(values, stage)
+    _write(workdir, rows.rows_of(values, stage))
+    if cells and jax.process_index() == 0:
+        grid = {"stage": stage, "cells": [cell._asdict() for cell in cells]}
+        write_json(workdir / "needle.json", grid)
+
+
+def _write(workdir: epath.Path, found: list[dict]) -> None:
     print("\n".join(rows.lines(found)))
     if jax.process_index() == 0:
-        if cells:
-            grid = {"stage": stage, "cells": [cell._asdict() for cell in cells]}
-            write_json(workdir / "needle.json", grid)
         path = workdir / "evaluation.jsonl"
         text = "".join(json.dumps(row) + "\n" for row in rows.replace(read_rows(path), found))
         write_whole(path, text.encode())

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lwm.compilation.seen_flops import Seen, seen_again, seen_flops, seen_parts
+from lwm.compilation.task_flops import task_flops
 from lwm.training.program import Program
 
 
@@ -38,8 +39,13 @@ class Flops(NamedTuple):
 
 
 def train_flops(program: Program) -> Flops | None:
-    """Of a language model; None for a model that has no formula here (the VQGAN)."""
+    """Of a language model or of tasks; None for a model that has no formula here (the VQGAN)."""
     config, stage = program.model.config, program.stage
+    if stage.of_tasks:
+        rows = {kind: own["task"].shape[0] for kind, own in program.batch.items()}
+        ways = program.mesh.shape["data"] * program.mesh.shape["fsdp"] * stage.accumulate
+        own = task_flops(config, rows, ways)
+        return Flops(own.products, own.attention, 0.0)
     if not hasattr(config, "kv_heads"):
         return None
     tokens, T = stage.rows * stage.context_length, stage.context_length

@@ -24,7 +24,7 @@ from etils import epath
 from lwm.data.streams import shuffled
 from lwm.data.task_mixture import composition, rows_by_kind
 from lwm.data.task_records import KINDS, load_tasks, task_records
-from lwm.data.task_rows import Row, RowBuilder, ShuffledTargets, TaskStream
+from lwm.data.task_rows import FewRecords, Row, RowBuilder, ShuffledTargets, TaskStream
 from lwm.data.tokenizers import load_tokenizer
 from lwm.errors import UserError
 
@@ -46,6 +46,7 @@ def make_task_batches(
     process_index: int = 0,
     process_count: int = 1,
     shuffle_labels: Sequence[str] = (),
+    at_most: Mapping[str, int] | None = None,
     repeat: bool = True,
 ) -> "TaskBatches":
     """Returns batches of a folder of tasks, in the form that this module describes.
@@ -60,6 +61,8 @@ def make_task_batches(
       multiple: what the rows of each kind, over all hosts, are filled up to; also of `process_count`.
       shuffle_labels: tasks whose targets are dealt out anew among the samples of the split "train", for a
         control; always in the same way.
+      at_most: records of a task of which the split "train" has more, see `task_rows.FewRecords`; all of the
+        tasks not named.
       repeat: for ever, shuffled; else one pass in stored order, ended by filler until every task is through.
 
     Raises:
@@ -67,7 +70,8 @@ def make_task_batches(
     """
     manifest = load_tasks(data_dir)
     rows = composition(mixture, batch_size)
-    _check_tasks(manifest, data_dir, split, rows, tasks, [*(loss_weights or {}), *shuffle_labels])
+    named = [*(loss_weights or {}), *shuffle_labels, *(at_most or {})]
+    _check_tasks(manifest, data_dir, split, rows, tasks, named)
     _check_sizes(manifest, rows, resolution, samples, source_length, target_length)
     if process_count < 1 or not 0 <= process_index < process_count:
         raise UserError(f"process_index: {process_index} is not one of {process_count} hosts")
@@ -82,8 +86,11 @@ def make_task_batches(
     streams = {}
     for task in rows:
         records = task_records(data_dir, task, split)
-        if task in shuffle_labels and split == "train":
-            records = ShuffledTargets(records, KINDS[kinds[task]][1], task)
+        if split == "train":
+            if task in shuffle_labels:
+                records = ShuffledTargets(records, KINDS[kinds[task]][1], task)
+            if task in (at_most or {}):
+                records = FewRecords(records, at_most[task], task)
         streams[task] = TaskStream(
             records,
             build=lambda record, task=task: builder.build(record, task, kinds[task]),

@@ -7,7 +7,8 @@ import numpy as np
 
 from lwm.data.task_records import KINDS, Record, check_modality, decode_png
 
-_PERMUTED = 20  # seed of the shuffled targets: they belong to the data, not to a run
+# Seeds of shuffled targets and of few records: they belong to the data, not to a run.
+_PERMUTED, _CHOSEN = 20, 21
 Row = dict[str, np.ndarray]
 
 
@@ -24,6 +25,21 @@ class ShuffledTargets(Sequence):
     def __getitem__(self, index: int) -> Record:
         other = self._records[int(self._other[index])]
         return self._records[index]._replace(**{self._field: getattr(other, self._field)})
+
+
+class FewRecords(Sequence):
+    """So many of the records, in no order: always the same, and those of a smaller number are among them."""
+
+    def __init__(self, records: Sequence[Record], count: int, task: str):
+        self._records = records
+        order = np.random.default_rng((_CHOSEN, zlib.crc32(task.encode()))).permutation(len(records))
+        self._chosen = order[:count]
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._records[int(self._chosen[index])]
 
 
 class RowBuilder:

@@ -42,7 +42,7 @@ CAPTIONS = {"rebuilt.png": "held-out frames above, below them what is left of ea
 HEADLINES = ("text_bits_per_byte", "vision_nats_per_token", "needle_found", "psnr", "code_usage")
 # A mean over fewer tokens says nothing: a batch of one long row may hold a caption and no other text.
 MIN_TOKENS = 128
-LOWER_IS_BETTER = ("bits/byte", "nats/token")
+LOWER_IS_BETTER = ("bits/byte", "nats/token", "edits/character")
 
 
 def build(

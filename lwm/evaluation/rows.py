@@ -80,6 +80,7 @@ def lines(rows: list[dict]) -> list[str]:
     width = max((len(row["name"]) for row in rows), default=0)
     return [
         f"{row['name']:{width}}  {row['value']:.4g} {row['unit']}"
+        + (f" [{row['low']:.4g}, {row['high']:.4g}]" if row.get("low") is not None else "")
         + (f" ({row['baseline']:.4g} by {row['baseline_name']})" if row["baseline"] is not None else "")
         for row in rows
     ]

@@ -37,6 +37,13 @@ def unigram_nats(train: Sequence[Sequence[int]], heldout: Sequence[Sequence[int]
     return float(-np.log(counts[held] / counts.sum()).mean())
 
 
+def unigram_words_right(train: Sequence[Sequence[int]], heldout: Sequence[Sequence[int]]) -> float:
+    """Share of held-out ids that are the commonest one of training."""
+    counts = Counter(item for ids in train for item in ids)
+    commonest = counts.most_common(1)[0][0]
+    return float(np.mean([item == commonest for ids in heldout for item in ids]))
+
+
 def _scores(name: str, found: Sequence[str], wanted: Sequence[str]) -> Iterator[tuple[str, float]]:
     yield f"{name}_exact_match", exact_match(found, wanted)
     yield f"{name}_error_rate", character_error_rate(found, wanted)

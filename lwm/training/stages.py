@@ -50,6 +50,7 @@ class Stage:
         of tasks; they need not add up to 1, 0 leaves one out.
       loss_weights: of the rows of a task in the loss; 1 for tasks that are not named.
       shuffle_labels: tasks whose targets are dealt out anew among their samples, for a control.
+      at_most: so many samples of a task are learned from, the same ones in all runs; all of those not named.
       frames: of a clip that is asked about; 0 = no questions.
       shown: so many of them, at even distances, are shown; 0 = all.
       recolour: show training clips in other colours and mirrored, see `lwm.data.clip_frames`.
@@ -80,6 +81,7 @@ class Stage:
     mixture: dict[str, float] = dataclasses.field(default_factory=dict)
     loss_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     shuffle_labels: tuple[str, ...] = ()
+    at_most: dict[str, int] = dataclasses.field(default_factory=dict)
     frames: int = 0
     shown: int = 0
     recolour: bool = False
@@ -292,6 +294,9 @@ def _check_rows(stage: Stage) -> None:
         for task, weight in stage.loss_weights.items():
             if not 0 <= weight < math.inf:
                 raise _error(stage, f"loss_weights.{task}", "is no weight", "use 0 or more", value=weight)
+        for task, count in stage.at_most.items():
+            if count < 1:
+                raise _error(stage, f"at_most.{task}", "leaves no sample", "use 1 or more", value=count)
     else:
         _check_no_tasks(stage)
 
@@ -325,7 +330,7 @@ def _check_mixture(stage: Stage, what: str) -> None:
 
 
 def _check_no_tasks(stage: Stage) -> None:
-    for field in ("loss_weights", "shuffle_labels"):
+    for field in ("loss_weights", "shuffle_labels", "at_most"):
         if getattr(stage, field):
             raise _error(stage, field, "is about tasks, and this stage has none", "leave it out")
 

@@ -48,7 +48,7 @@ def check_tasks(stage: Stage, config: Any) -> None:
     if tasks and not stage.of_tasks:
         fix = f"give batch_size, no context_length, and for example {{{tasks[0]!r}: 1.0}}"
         raise UserError(f"{where}.mixture: names no tasks, which the model is for; {fix}")
-    for field in ("mixture", "loss_weights", "shuffle_labels") if stage.of_tasks else ():
+    for field in ("mixture", "loss_weights", "shuffle_labels", "at_most") if stage.of_tasks else ():
         for task in getattr(stage, field):
             if task not in tasks:
                 raise UserError(f"{where}.{field}: the model has no task {task!r}; {suggest(task, tasks)}")
@@ -103,6 +103,7 @@ def open_task_batches(
         mixture=stage.mixture,
         loss_weights=stage.loss_weights,
         shuffle_labels=stage.shuffle_labels,
+        at_most=stage.at_most,
         multiple=ways * stage.accumulate,
         **{name: getattr(config, name) for name in sizes},
         **common,

@@ -2,7 +2,13 @@ import math
 
 import pytest
 
-from lwm.evaluation.task_baselines import copy_baselines, label_baselines, text_baselines, unigram_nats
+from lwm.evaluation.task_baselines import (
+    copy_baselines,
+    label_baselines,
+    text_baselines,
+    unigram_nats,
+    unigram_words_right,
+)
 
 pytest.importorskip("sacrebleu")
 
@@ -35,3 +41,7 @@ def test_a_copy_of_the_source_is_scored_like_an_answer():
 def test_unigrams_are_counted_in_training():
     found = unigram_nats([[3, 3], [4, 2]], [[3, 2], [5]], 6)  # counts 1 1 2 3 2 1 of 10 with one added
     assert found == pytest.approx((math.log(10 / 3) + math.log(10 / 2) + math.log(10 / 1)) / 3)
+
+
+def test_the_commonest_id_of_training_is_right_wherever_it_stands():
+    assert unigram_words_right([[3, 3], [4, 2]], [[3, 2], [5, 3]]) == 0.5

@@ -1,5 +1,7 @@
 """A training step of MultiModel on eight devices is that of one; its sizes have shardings."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -16,21 +18,14 @@ CONFIG = MultiModelConfig(
 )
 
 
-@pytest.mark.parametrize(
-    "axes",
-    [
-        pytest.param(dict(data=2, fsdp=4), marks=pytest.mark.slow),
-        pytest.param(dict(fsdp=8), marks=pytest.mark.slow),
-        pytest.param(dict(data=2, fsdp=2, tensor=2), marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
-def test_a_step_on_eight_devices_is_that_of_one(mesh_of, task_batch, axes):
-    """With noise at the experts and dropout, which do not depend on the mesh."""
+@pytest.fixture(scope="module")
+def stepped(task_batch):
+    """`stepped(mesh)`: parameters, first moments and metrics after a step from the same state."""
     model, batch = MultiModel(CONFIG), task_batch(CONFIG, rows=8)
     optimizer = make_optimizer(learning_rate=0.01, steps=10)
 
-    def stepped(mesh):
+    @functools.cache
+    def run(mesh):
         shapes, rng = state_shapes(model, optimizer, batch, mesh), np.random.default_rng(0)
         params = jax.tree.map(lambda own: 0.3 * rng.normal(size=own.shape).astype(own.dtype), shapes.params)
         moments = jax.tree.map(lambda own: np.zeros(own.shape, own.dtype), shapes.opt_state)
@@ -41,6 +36,15 @@ def test_a_step_on_eight_devices_is_that_of_one(mesh_of, task_batch, axes):
         state, metrics = make_train_step(model, optimizer)(state, own)
         return jax.device_get((state.params, state.opt_state[1][0].mu, metrics))
 
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "axes", [dict(data=2, fsdp=4), dict(fsdp=8), dict(data=2, fsdp=2, tensor=2)], ids=str
+)
+def test_a_step_on_eight_devices_is_that_of_one(mesh_of, stepped, axes):
+    """With noise at the experts and dropout, which do not depend on the mesh."""
     expected_params, expected_mu, expected = stepped(None)
     mesh = mesh_of(**axes)
     with jax.set_mesh(mesh):

@@ -174,6 +174,7 @@ def test_the_model_itself_learns_in_the_loop(tmp_path, rows_of):
         ({"mixture": {"labels": 0.0}}, "mixture: {'labels': 0.0} names no task"),
         ({"batch_tokens": 8}, "batch_tokens: 8 does not go with context_length = 0"),
         ({"loss_weights": {"labels": -1.0}}, "loss_weights.labels: -1.0 is no weight; use 0 or more"),
+        ({"at_most": {"labels": 0}}, "at_most.labels: 0 leaves no sample; use 1 or more"),
         ({"mixture": {}, "shuffle_labels": ["words"]}, "shuffle_labels: ('words',) is about tasks, and this"),
     ],
 )

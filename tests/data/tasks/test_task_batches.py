@@ -190,6 +190,17 @@ def test_shuffled_targets_are_the_same_ones_dealt_out_anew(tasks_dir, task, name
     assert equal(*held), "what is held out stays as it is"
 
 
+def test_a_task_is_learned_from_a_few_samples_which_are_among_more(tasks_dir):
+    def seen(**changes):
+        stream = batches(tasks_dir, mixture={"parsing": 1}, batch_size=20, **changes)
+        return {bytes(row) for _ in range(3) for row in next(stream)["translate"]["source"]}
+
+    few, more = seen(at_most={"parsing": 3}), seen(at_most={"parsing": 9})
+    assert len(few) == 3 and few < more and len(more) == 9
+    assert seen(at_most={"parsing": 3}, seed=5) == few, "whatever the seed of a run"
+    assert seen(split="heldout", at_most={"parsing": 3}) == seen(split="heldout")
+
+
 def test_tasks_of_the_model_may_be_more_than_those_of_the_mixture(tasks_dir):
     tasks = ("painting", "speech", "parsing")
     batch = next(batches(tasks_dir, tasks=tasks, mixture={"parsing": 1, "painting": 0}, batch_size=2))
@@ -208,6 +219,7 @@ def test_tasks_of_the_model_may_be_more_than_those_of_the_mixture(tasks_dir):
             "has no task 'painting'; its tasks are stamp_cl",
         ),
         ({"shuffle_labels": ("painting",)}, "mixture: the model has no task 'painting'"),
+        ({"at_most": {"painting": 1}}, "mixture: the model has no task 'painting'"),
         ({"loss_weights": {"painting": 1}}, "mixture: the model has no task 'painting'"),
         ({"mixture": {"speech": -1, "parsing": 2}}, "mixture: weight -1 of speech is not 0 or more"),
         ({"mixture": {"speech": 0}}, "has no task of positive weight"),

@@ -1,0 +1,72 @@
+"""The arms of `multimodel.py`: which tasks a run learns from, with how many rows in a step, and from what.
+
+joint                    all eight tasks
+single_TASK              one task with the rows that it has in "joint": the same updates
+compute_TASK             one task with the compute of "joint"
+shuffled                 as "joint", but only tasks with little data keep their labels
+without_BLOCK            as "joint", without experts, attention or convolutions
+few_TASK_COUNT_alone     COUNT samples of a task: alone, beside pictures (_images), beside all others (_all)
+images_TASK              all samples of a task, beside pictures: the end of the same curve
+"""
+
+from typing import NamedTuple
+
+TASKS = {
+    "stamp_class": "classify",
+    "stamp_caption": "caption",
+    "spanish_english": "translate",
+    "english_spanish": "translate",
+    "english_french": "translate",
+    "french_english": "translate",
+    "speech": "speech",
+    "parsing": "translate",
+}
+LITTLE = ("stamp_class", "stamp_caption", "speech")  # fewer than a thousand samples
+PICTURES = ("stamp_class", "stamp_caption")
+ROWS = 4  # of each task in a step of "joint"
+# GFLOP of a row in a training step by formula (lwm/compilation/task_flops.py): what compute is counted in.
+COST = {"classify": 0.257, "caption": 0.392, "speech": 0.365, "translate": 0.187}
+FEW = (("parsing", 300), ("speech", 100), ("parsing", 3000))
+# Tasks that get the compute of "joint" alone.
+ALONE = ("stamp_class", "english_french", "speech", "parsing")
+
+
+class Arm(NamedTuple):
+    """rows: by task, of a step. scored: what it is asked about."""
+
+    rows: dict[str, int]
+    scored: tuple[str, ...]
+    without: str = ""
+    shuffled: tuple[str, ...] = ()
+    at_most: dict[str, int] = {}
+
+
+def compute(arm: Arm) -> float:
+    """Of a step, in steps of "joint"."""
+    return sum(rows * COST[TASKS[task]] for task, rows in arm.rows.items()) / _JOINT_COST
+
+
+def _joint(**changes) -> Arm:
+    return Arm(dict.fromkeys(TASKS, ROWS), tuple(TASKS))._replace(**changes)
+
+
+def _few(task: str, count: int) -> dict[str, Arm]:
+    beside = {"alone": (task,), "images": (task, *PICTURES), "all": tuple(TASKS)}
+    return {
+        f"few_{task}_{count}_{what}": Arm(dict.fromkeys(tasks, ROWS), (task,), at_most={task: count})
+        for what, tasks in beside.items()
+    }
+
+
+_JOINT_COST = sum(ROWS * COST[kind] for kind in TASKS.values())
+# In the order in which they are run: what others are compared with first.
+ARMS = {
+    "joint": _joint(),
+    **{f"single_{task}": Arm({task: ROWS}, (task,)) for task in TASKS},
+    "shuffled": _joint(scored=LITTLE, shuffled=tuple(task for task in TASKS if task not in LITTLE)),
+    **{f"without_{what}": _joint(without=what) for what in ("experts", "attention", "convolution")},
+    **{name: arm for task, count in FEW for name, arm in _few(task, count).items()},
+    "images_parsing": Arm(dict.fromkeys(("parsing", *PICTURES), ROWS), ("parsing",)),
+    "images_speech": Arm(dict.fromkeys(("speech", *PICTURES), ROWS), ("speech",)),
+    **{f"compute_{task}": Arm({task: round(_JOINT_COST / COST[TASKS[task]])}, (task,)) for task in ALONE},
+}
