@@ -100,7 +100,7 @@ class _Line:
         except ValueError as error:
             raise self._error("line", f"is not JSON ({error})", "write one object a line") from None
         if not isinstance(line, dict):
-            raise self._error("line", f"{line!r} is no object", 'write {{"texts": [...], "images": [...]}}')
+            raise self._error("line", f"{line!r} is no object", 'write {"texts": [...], "images": [...]}')
         for field in line:
             if field not in _FIELDS:
                 raise self._error(field, "is not known", f"known are {', '.join(_FIELDS)}")
