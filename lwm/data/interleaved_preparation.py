@@ -17,7 +17,7 @@ from lwm.data import progress
 from lwm.data.inputs import SPLITS
 from lwm.data.interleaved import Page, Shown, read_pages
 from lwm.data.interleaved_records import PageRecord, write_pages
-from lwm.data.manifest import MANIFEST, load_manifest, write_json, writing_to
+from lwm.data.manifest import MANIFEST, finished, load_manifest, write_json, writing_to
 from lwm.data.splits import heldout_names
 from lwm.data.task_sources.reading import stop
 from lwm.data.task_sources.stamps import on_square
@@ -66,7 +66,7 @@ def prepare_pages(
     if not 0 <= heldout < 1:
         raise UserError(f"heldout: {heldout} is no share; use 0 or more and less than 1")
     output = epath.Path(output)
-    if done := _finished(output, settings):
+    if done := finished(output, MANIFEST, load_manifest, settings):
         return done
     broken: list[tuple[str, str]] = []
 
@@ -170,18 +170,3 @@ def _about(tokenizer: Tokenizer, resolution: int) -> dict:
         "frames": {},
         **dict.fromkeys(nothing),
     }
-
-
-def _finished(output: epath.Path, settings: dict) -> dict | None:
-    """data.json of a folder that was asked for in the same way; None if there is no folder yet."""
-    if not (output / MANIFEST).exists():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(f"output: {output} exists and holds no {MANIFEST}; choose another folder")
-        return None
-    done = load_manifest(output)
-    for name, value in settings.items():
-        if (before := done.get("settings", {}).get(name)) != value:
-            raise UserError(
-                f"{name}: {output} was made with {before!r}, not {value!r}; choose another --output"
-            )
-    return done

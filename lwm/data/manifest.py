@@ -6,7 +6,7 @@ prepare.json   what was asked of `python -m lwm.prepare`, written first, and wha
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from etils import epath
 
@@ -46,6 +46,29 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
 def write_json(path: epath.PathLike, value: dict) -> None:
     """Writes `value` to `path` whole or not at all."""
     write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def finished(
+    output: epath.Path, name: str, load: Callable[[epath.Path], dict], settings: Mapping
+) -> dict | None:
+    """What the file `name` of a finished folder says; None if there is no folder yet, or an empty one.
+
+    load: reads that file, which has what was asked for under "settings".
+
+    Raises:
+      UserError: `output` is something else, or was made with other settings.
+    """
+    if not (output / name).exists():
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(f"output: {output} exists and holds no {name}; choose another folder")
+        return None
+    done = load(output)
+    for field, value in settings.items():
+        if (before := done.get("settings", {}).get(field)) != value:
+            raise UserError(
+                f"{field}: {output} was made with {before!r}, not {value!r}; choose another --output"
+            )
+    return done
 
 
 def load_manifest(data_dir: epath.PathLike) -> dict:

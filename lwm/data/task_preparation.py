@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from lwm.data import progress
-from lwm.data.manifest import write_json, writing_to
+from lwm.data.manifest import finished, write_json, writing_to
 from lwm.data.task_records import TASKS_JSON, Record, check_modality, load_tasks, write_task
 from lwm.data.task_sources.reading import Reading, stop
 from lwm.data.tasks import TASKS, Task, bases
@@ -81,7 +81,7 @@ def prepare_tasks(
     }
     _check(settings)
     output = epath.Path(output)
-    if done := _finished(output, settings):
+    if done := finished(output, TASKS_JSON, load_tasks, settings):
         return done
     damaged: list[str] = []
     reading = Reading(
@@ -165,22 +165,6 @@ def _check(settings: dict) -> None:
         raise UserError(
             f"heldout: {settings['heldout']} is not a share between 0 and 1; give for example 0.15"
         )
-
-
-def _finished(output: epath.Path, settings: dict) -> dict | None:
-    """tasks.json of a finished folder that was asked for in the same way; None if there is no folder yet."""
-    if not (output / TASKS_JSON).exists():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(f"output: {output} exists and holds no {TASKS_JSON}; choose another folder")
-        return None
-    done = load_tasks(output)
-    for name, value in settings.items():
-        if done["settings"][name] != value:
-            raise UserError(
-                f"{name}: {output} was made with {done['settings'][name]!r}, not {value!r}; choose another "
-                "--output"
-            )
-    return done
 
 
 def _read(reading: Reading, tasks: Mapping[str, Task], track: progress.Track) -> dict[str, list[Record]]:
