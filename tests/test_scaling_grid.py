@@ -23,6 +23,7 @@ def stream(ids, seed=0):
     return (np.cumsum(steps) % ids).astype(np.int32)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_modalities_learns_both_and_is_that_of_its_seed():
     cell = Cell(2000, (Part("text", "bpe512", ROWS), Part("audio", "mulaw64", ROWS)))
     config = sweep.model_of(cell, scaling_data.VOCABULARIES)

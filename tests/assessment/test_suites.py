@@ -105,6 +105,7 @@ def run(name, workdir, output, **changes):
     return suites.run(name, subject.load(workdir, **load), suites.Wishes(**wishes), output)
 
 
+@pytest.mark.slow
 def test_the_verb_writes_rows_and_figures_of_an_imported_model(imported, tmp_path):
     flags = [f"--workdir={imported}", f"--output={tmp_path}", f"--haystack={book(imported)}", "--samples=1"]
     flags += ["--suite=heldout,needle,multi_needle,ruler,positions", "--lengths=400,700", "--depths=0,100"]

@@ -79,6 +79,7 @@ def test_formula_is_within_two_per_cent_of_the_compiler(name, model, frames):
     assert by_formula(own) == pytest.approx(counted, rel=0.02)
 
 
+@pytest.mark.slow
 def test_recomputation_takes_what_the_formula_says():
     """Counted before compilation: layers that are not in a loop are merged with what they compute again."""
     plain, again = (program("cross_attention", CROSS | dict(recompute=own), 16) for own in (False, True))

@@ -25,9 +25,10 @@ def test_greedy_decoding_is_the_argmax_of_the_full_forward(debug_model, full_log
             ids.append(token)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
-    [pytest.param(GREEDY, marks=pytest.mark.slow), Sampling(temperature=1.0, top_k=50)],
+    [GREEDY, Sampling(temperature=1.0, top_k=50)],
     ids=["greedy", "drawn"],
 )
 def test_the_first_row_of_a_batch_is_the_prompt_alone(debug_model, sampling):
@@ -98,6 +99,7 @@ def test_both_branches_of_guidance_receive_the_same_token():
     assert new == [[*(min(first + i, 47) for i in range(4)), 49]]
 
 
+@pytest.mark.slow
 def test_guidance_1_is_the_conditional_model_and_0_the_unconditional(debug_model):
     model, params = debug_model
 

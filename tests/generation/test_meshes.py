@@ -138,9 +138,8 @@ def test_for_256_tokens_on_every_mesh(params, one_device, axes):
     same_as_one_device(params, one_device, axes, steps=256)
 
 
-@pytest.mark.parametrize(
-    "axes", [pytest.param(dict(seq=2), marks=pytest.mark.slow), dict(seq=4, tensor=2)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [dict(seq=2), dict(seq=4, tensor=2)], ids=str)
 def test_a_second_turn_is_one_long_prompt(params, axes):
     """One that is long enough to be cut over "seq", then a short one, against everything at once."""
     rng = np.random.default_rng(1)

@@ -191,6 +191,7 @@ def test_guidance_of_an_opened_part_sees_the_mark_and_its_own_codes_alone(debug_
     assert plain != expected
 
 
+@pytest.mark.slow
 def test_rows_of_a_batch_change_over_each_for_itself(debug_model, opening):
     model, params = debug_model
     ask, grammar = opening

@@ -32,6 +32,7 @@ def test_frames_hold_codes_only(debug_model, guidance):
     assert codes_BFP.min() >= 0 and codes_BFP.max() < 50 and len(set(codes_BFP.ravel().tolist())) > 3
 
 
+@pytest.mark.slow
 def test_the_prompt_matters_only_with_guidance_above_0(debug_model):
     without = [codes_of(debug_model, [one], 0.0).tolist() for one in CAPTIONS]
     assert without[0] == without[1] == codes_of(debug_model, [NOTHING], 1.0).tolist()

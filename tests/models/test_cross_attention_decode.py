@@ -62,9 +62,12 @@ def test_without_a_clip_it_sees_nothing(cross, case):
     np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-4)
 
 
+MESHES = [pytest.param(axes, marks=pytest.mark.slow) for axes in (dict(seq=4), dict(data=2, tensor=2, seq=2))]
+
+
 @pytest.mark.parametrize(
     "axes",
-    [dict(seq=1), pytest.param(dict(seq=4), marks=pytest.mark.slow), dict(data=2, tensor=2, seq=2)],
+    [dict(seq=1), *MESHES],
     ids=str,
 )
 def test_prompts_and_what_follows_on_a_mesh(cross, case, watched, whole, mesh_of, axes):

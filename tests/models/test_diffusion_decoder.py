@@ -135,6 +135,7 @@ def test_samples_follow_the_condition_and_guidance(vectors):
     np.testing.assert_allclose(make(one, 2.0, one), plain, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_picture_is_sampled_from_text(mesh_of):
     """Pixels from ids; one row also on a mesh that would cut it."""
     params, tokens = params_of(MODEL), batch_of()["tokens"][:1]

@@ -79,6 +79,7 @@ def test_sizes(size, total, mesh_of):
         assert math.prod(kernel.shard_shape(whole.shape)) * pieces == math.prod(whole.shape)
 
 
+@pytest.mark.slow
 def test_gradients_reach_everything(case, step):
     params, x, times, condition, there = case
     out, gradient, dx, dcondition = step(*case)

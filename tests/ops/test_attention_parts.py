@@ -96,6 +96,7 @@ MASKS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=12,

@@ -201,6 +201,7 @@ def test_sixteen_bits_are_as_exact_as_on_one_device(dense64, mesh_of, qkv):
         assert np.all(together <= 1.1 * alone), (together, alone)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 4),

@@ -143,7 +143,7 @@ def close(ours, theirs):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("factor", [0.0, 1.0, 0.4])
+@pytest.mark.parametrize("factor", [pytest.param(0.0, marks=pytest.mark.slow), 1.0, 0.4])
 def test_experts_are_those_of_the_reference_also_when_they_are_full(factor):
     outs, kept = mix(*arguments(), capacity_factor=factor)
     expected, expected_kept = slow_mix(XS, routed(), factor)

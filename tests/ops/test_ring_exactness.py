@@ -166,12 +166,12 @@ def test_frames_of_48_over_chunks_of_32(exact, mesh_of, rng):
 @pytest.mark.parametrize(
     "n, mask, stripe, options",
     [
-        (3, Mask(), 4, {}),
+        pytest.param(3, Mask(), 4, {}, marks=pytest.mark.slow),
         (4, Mask(), 3, {"bidirectional": True}),
         (2, Mask(frame=7), 5, {"softcap": 3.0}),
         (5, Mask(window=11), 3, {}),
-        (8, Mask(causal=False), 2, {}),
-        (2, Mask(frame=4), 4, {"bidirectional": True}),
+        pytest.param(8, Mask(causal=False), 2, {}, marks=pytest.mark.slow),
+        pytest.param(2, Mask(frame=4), 4, {"bidirectional": True}, marks=pytest.mark.slow),
     ],
 )
 def test_stripes(exact, mesh_of, rng, n, mask, stripe, options):

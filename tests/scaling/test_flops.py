@@ -13,7 +13,7 @@ from lwm.scaling.flops import body_parameters, context_ratio, training_flops
 def test_count_is_that_of_the_compilation_report(size):
     """tests/compilation/test_flops.py holds the latter against the compiler."""
     config = TransformerConfig(**SIZES[size], remat="none")
-    stage = SimpleNamespace(rows=3, context_length=512, of_clips=False)
+    stage = SimpleNamespace(rows=3, context_length=512, of_clips=False, of_tasks=False)
     reported = train_flops(SimpleNamespace(model=SimpleNamespace(config=config), stage=stage))
     assert training_flops(config, 3 * 512, 512) == pytest.approx(reported.model)
 

@@ -59,6 +59,7 @@ def test_every_turn_is_what_one_long_prompt_would_give(run, about):
     assert [text for _, text in turns] == [run.tokenizer.decode(ids) for ids, _ in turns]
 
 
+@pytest.mark.slow
 def test_a_ring_of_devices_says_the_same(runs, monkeypatch):
     spread = talk(sampling.load(runs / "lwm"), QUESTIONS, document="A play. " * 20)
     monkeypatch.setattr(jax, "device_count", lambda: 1)

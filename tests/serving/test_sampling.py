@@ -103,6 +103,7 @@ def test_a_vqgan_cannot_write(runs, one_device):
         sampling.load(runs / "vqgan")
 
 
+@pytest.mark.slow
 def test_an_imported_model_brings_its_tokenizer_and_is_asked_as_lwm_is(runs, one_device):
     run = sampling.load(runs / "imported")
     assert run.manifest == {} and run.tokenizer.vocab_size == 300
