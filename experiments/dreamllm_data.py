@@ -62,18 +62,18 @@ def lay_out(stamps: list[Record], folder: Path, heldout: float, seed: int) -> No
         path = f"stamps/{number:04d}.png"
         (folder / path).write_bytes(stamp.image)
         by_split["heldout" if words(stamp.target) in held else "train"].append((path, stamp))
-    for source, make in (("stamps", captioned), ("albums", albums), ("questions", questions)):
-        lines = [
-            json.dumps(line | {"source": source, "split": split}, ensure_ascii=False)
-            for split, own in by_split.items()
-            for line in make(own, random.Random(f"{seed} {split}"))
-        ]
+    manifests: dict[str, list[str]] = {"stamps": [], "albums": [], "questions": []}
+    for split, own in by_split.items():
+        dealt = albums(own, random.Random(f"{seed} {split}"))
+        for source, lines in (("stamps", captioned(own)), ("albums", dealt), ("questions", questions(own))):
+            about = {"source": source, "split": split}
+            manifests[source] += [json.dumps(line | about, ensure_ascii=False) for line in lines]
+    for source, lines in manifests.items():
         (folder / f"{source}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def captioned(stamps: Iterable[tuple[str, Record]], rng: random.Random) -> Iterator[dict]:
+def captioned(stamps: Iterable[tuple[str, Record]]) -> Iterator[dict]:
     """Each stamp with its caption."""
-    del rng
     for path, stamp in stamps:
         yield {"texts": [stamp.target], "images": [{"path": path, "position": 1}]}
 
@@ -95,9 +95,8 @@ def albums(stamps: Iterable[tuple[str, Record]], rng: random.Random) -> Iterator
                 yield {"texts": texts, "images": images}
 
 
-def questions(stamps: Iterable[tuple[str, Record]], rng: random.Random) -> Iterator[dict]:
+def questions(stamps: Iterable[tuple[str, Record]]) -> Iterator[dict]:
     """What each stamp shows, of which kind it is, and that it be drawn."""
-    del rng
     for path, stamp in stamps:
         for asked, answer in (("What is this? ", stamp.target), ("Which kind is this? ", stamp.label)):
             images = [{"path": path, "position": 0}]

@@ -17,3 +17,4 @@ def test_notebook_runs(path):
         pytest.skip(f"rows not made yet: {', '.join(missing)}")
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": FOLDER}}).execute()
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")

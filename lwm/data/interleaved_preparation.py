@@ -17,7 +17,7 @@ from lwm.data import progress
 from lwm.data.inputs import SPLITS
 from lwm.data.interleaved import Page, Shown, read_pages
 from lwm.data.interleaved_records import PageRecord, write_pages
-from lwm.data.manifest import MANIFEST, finished, load_manifest, write_json, writing_to
+from lwm.data.manifest import MANIFEST, finished, load_manifest, making, write_json
 from lwm.data.splits import heldout_names
 from lwm.data.task_sources.reading import stop
 from lwm.data.task_sources.stamps import on_square
@@ -78,11 +78,7 @@ def prepare_pages(
     by_split = _by_split(found.pages, heldout, seed)
     learned = (text for own in by_split.values() for page in own.get("train", ()) for text in page.texts)
     tokenizer = train_sentencepiece(learned, vocab_size) if vocab_size else ByteTokenizer()
-    draft = output.parent / f"{output.name}.part"
-    with writing_to(output):
-        if draft.exists():
-            draft.rmtree()
-        draft.mkdir(parents=True)
+    with making(output) as draft:
         for name, content in tokenizer.files.items():
             (draft / name).write_bytes(content)
         counts = {}
@@ -97,8 +93,6 @@ def prepare_pages(
                 for split in own
             }
             counts[source] = write_pages(draft, source, makers, resolution=resolution)
-        if (draft / "partial").exists():
-            (draft / "partial").rmtree()
         done = _about(tokenizer, resolution) | {
             "pages": counts,
             "dissimilar": found.dissimilar,
@@ -106,9 +100,6 @@ def prepare_pages(
             "settings": settings,
         }
         write_json(draft / MANIFEST, done)
-        if output.exists():
-            output.rmdir()  # it is empty
-        draft.rename(output)
     return done
 
 

@@ -35,6 +35,25 @@ def writing_to(output: epath.PathLike) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def making(output: epath.Path) -> Iterator[epath.Path]:
+    """A folder to fill, OUTPUT.part, that becomes `output` at the end if nothing is raised; see `writing_to`.
+
+    What an earlier attempt left is thrown away, and so is "partial", in which data sets are begun.
+    """
+    draft = output.parent / f"{output.name}.part"
+    with writing_to(output):
+        if draft.exists():
+            draft.rmtree()
+        draft.mkdir(parents=True)
+        yield draft
+        if (draft / "partial").exists():
+            (draft / "partial").rmtree()
+        if output.exists():
+            output.rmdir()  # it is empty
+        draft.rename(output)
+
+
 def write_whole(path: epath.PathLike, content: bytes) -> None:
     """Writes `content` to `path` whole or not at all."""
     path = epath.Path(path)

@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from lwm.data import progress
-from lwm.data.manifest import finished, write_json, writing_to
+from lwm.data.manifest import finished, making, write_json
 from lwm.data.task_records import TASKS_JSON, Record, check_modality, load_tasks, write_task
 from lwm.data.task_sources.reading import Reading, stop
 from lwm.data.tasks import TASKS, Task, bases
@@ -120,21 +120,12 @@ def prepare_tasks(
         "python": ".".join(map(str, sys.version_info[:3])),  # whose library the expressions are from
         "settings": settings,
     }
-    draft = output.parent / f"{output.name}.part"
-    with writing_to(output):
-        if draft.exists():
-            draft.rmtree()
-        draft.mkdir(parents=True)
+    with making(output) as draft:
         for name, content in tokenizer.files.items():
             (draft / name).write_bytes(content)
         for name in track(samples, "tasks", len(samples), "written"):
             write_task(draft, name, samples[name])
-        if (draft / "partial").exists():
-            (draft / "partial").rmtree()
         write_json(draft / TASKS_JSON, done)
-        if output.exists():
-            output.rmdir()  # it is empty
-        draft.rename(output)
     return done
 
 
