@@ -1,6 +1,8 @@
 """The benchmark over slow links, without root or network: what is asked, what a row says, what is refused."""
 
 import csv
+import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -58,8 +60,11 @@ class MadeUpHosts:
         for host in range(self.count):
             taken = []
             for method, direction in time:
-                way = method if method in ("rotate_queries", "rotate_keys", "gather_keys") else "rotate_keys"
-                took = seconds(way, shape, rates, training=direction == "both")
+                way = {"queries_alone": "rotate_queries"}.get(method, method)
+                way = way if way in ("rotate_queries", "gather_keys") else "rotate_keys"
+                link = {"latency": 0.0, "bandwidth": math.inf} if method.endswith("_alone") else {}
+                own = dataclasses.replace(rates, **link)
+                took = seconds(way, shape, own, training=direction == "both")
                 taken.append([[took * (1 + (host == 1) / 1e4), 1000 + host]] * rounds)
             answers.append(taken)
         return answers
@@ -84,8 +89,8 @@ def test_rows_are_made_once_with_bytes_quartiles_and_predictions(benchmark, caps
     flags = "--hosts=2,4", "--mbit=200,1000", "--key_heads=8,2", "--ratios=1,64", "--note=busy"
     asked, rows = benchmark(*flags)
     # Two counts of hosts, two counts of heads, two ratios; every rate uses the programs that are there.
-    assert len(asked) == 8 and len(asked[0][2]) == 9
-    assert len(rows) == 8 * 2 * 9
+    assert len(asked) == 8 and len(asked[0][2]) == 11
+    assert len(rows) == 8 * 2 * 11
     assert "16 cells to make, about" in capsys.readouterr().out
     row = next(row for row in rows if row["method"] == "rotate_keys" and row["direction"] == "both")
     assert (row["n"], row["mbit"], row["T"], row["S"], row["K"]) == ("2", "200", "128", "128", "8")
@@ -96,7 +101,7 @@ def test_rows_are_made_once_with_bytes_quartiles_and_predictions(benchmark, caps
     assert benchmark(*flags) == ([], rows)
     assert benchmark(*row["command"].split()[3:]) == ([], rows)
     more, rows = benchmark(*flags[:-2], "--ratios=64,256")
-    assert [S for _, S, _ in more] == [256 * 128] * 4 and len(rows) == 12 * 2 * 9
+    assert [S for _, S, _ in more] == [256 * 128] * 4 and len(rows) == 12 * 2 * 11
 
 
 def test_cells_say_who_is_faster_and_where_the_crossover_is(benchmark):
@@ -130,7 +135,7 @@ def test_questions_that_make_no_sense_are_refused(benchmark, flags, capsys):
     assert stopped.value.code == 2 and "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["gather_keys", "alone", "rotate_queries"])
+@pytest.mark.parametrize("method", ["gather_keys", "queries_alone", "keys_alone", "rotate_queries"])
 def test_methods_agree(method):
     """Alone, a device sees its own keys again and again: that is another result, of the same shape."""
     asked = {"T": 16, "S": 32, "N": 4, "K": 2, "H": 8}
@@ -139,7 +144,7 @@ def test_methods_agree(method):
     wanted, found = (
         jax.block_until_ready(layer.compile(name, "both")(*arrays)) for name in ("rotate_keys", method)
     )
-    if method != "alone":
+    if not method.endswith("_alone"):
         for x, y in zip(found, wanted, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
     else:
@@ -184,7 +189,9 @@ def test_hosts_that_cannot_be_are_refused(words, said, tmp_path):
 
 
 @pytest.mark.parametrize("direction", ["forward", "both"])
-@pytest.mark.parametrize("method", ["rotate_queries", "rotate_keys", "gather_keys", "alone", "hop"])
+@pytest.mark.parametrize(
+    "method", ["rotate_queries", "rotate_keys", "gather_keys", "queries_alone", "keys_alone", "hop"]
+)
 def test_programs_send_what_the_formula_says(method, direction):
     if (method, direction) == ("hop", "both"):
         return

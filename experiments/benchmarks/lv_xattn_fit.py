@@ -10,44 +10,51 @@ from collections.abc import Iterable, Iterator
 from experiments import sweeps
 from experiments.benchmarks.lv_xattn_questions import COLUMNS, KEY
 from lwm.scaling.cross_attention_calibration import Calibration, Measured, calibrate
-from lwm.scaling.cross_attention_time import WAYS, Shape, crossover
+from lwm.scaling.cross_attention_time import Shape, crossover
 
 CELL = ("mode", "direction", "n", "mbit", "T", "S", "N", "K", "H")
 PAIR = ("rotate_queries", "rotate_keys")
+ALONE = {"rotate_queries": "queries_alone", "rotate_keys": "keys_alone"}  # the same with nothing sent
 CLOSE = 0.2  # error of a prediction that counts as close
 ALIKE = 0.1  # difference in time that is not worth choosing
 
 
-def measured(row: dict) -> Measured | None:
-    """A row as the calibration takes it; None if the formulas of one layer say nothing about it."""
-    if row["mode"] != "layer" or row["method"] not in WAYS:
-        return None
-    shape = Shape(**{letter: int(row[letter]) for letter in "TSNKHn"})
-    return Measured(row["method"], shape, row["direction"] == "both", row["mbit"], float(row["seconds"]))
+def measured(rows: Iterable[dict]) -> list[tuple[dict, Measured]]:
+    """The rows of one layer by LV-XAttn and by the ring, each with what the calibration takes.
+
+    How long they take with nothing sent was measured in the same rounds. Not gathered keys: of four hosts two
+    send a sixth more in gloo's reduce-scatter than the others, and than any formula says.
+    """
+    rows = list(rows)
+    seconds = {_asked(row): float(row["seconds"]) for row in rows}
+    found = []
+    for row in rows:
+        if row["mode"] == "layer" and row["method"] in PAIR:
+            shape = Shape(**{letter: int(row[letter]) for letter in "TSNKHn"})
+            alone = seconds.get(_asked(row | {"method": ALONE[row["method"]]}))
+            if alone is not None:
+                own = row["method"], shape, row["direction"] == "both", row["mbit"], float(row["seconds"])
+                found.append((row, Measured(*own, alone)))
+    return found
+
+
+def _asked(row: dict) -> tuple:
+    return tuple(row[name] for name in KEY)
 
 
 def calibrations(rows: Iterable[dict]) -> dict[tuple[str, str], Calibration]:
-    """The rates by (hosts, key heads), from LV-XAttn and the ring.
-
-    Hosts share the same cores, and the more queries share a key head, the faster the products: "alone", with
-    as many operations and nothing sent, takes twice as long with eight key heads as with two. Not from
-    gathered keys: of four hosts two send a sixth more in gloo's reduce-scatter than the others, and than any
-    formula says.
-    """
+    """The rates by (hosts, key heads): hosts share the same cores."""
     groups = {}
-    for row in rows:
-        if row["method"] in PAIR and (own := measured(row)) is not None:
-            groups.setdefault((row["n"], row["K"]), []).append(own)
+    for row, own in measured(rows):
+        groups.setdefault((row["n"], row["K"]), []).append(own)
     return {key: calibrate(own) for key, own in groups.items()}
 
 
 def predict(rows: list[dict]) -> dict[tuple[str, str], Calibration]:
     """Fills the column "predicted" of the rows; returns the rates behind it."""
     found = calibrations(rows)
-    for row in rows:
-        key = row["n"], row["K"]
-        if key in found and (own := measured(row)) is not None:
-            row["predicted"] = f"{found[key].predict(own):.6g}"
+    for row, own in measured(rows):
+        row["predicted"] = f"{found[row['n'], row['K']].predict(own):.6g}"
     return found
 
 
@@ -93,8 +100,8 @@ def report(rows: list[dict], found: dict[tuple[str, str], Calibration]) -> list[
 
 def _rates_in_words(n: str, K: str, found: Calibration) -> Iterator[str]:
     own = next(iter(found.rates.values()))
-    speeds = f"{own.flops / 1e9:.1f} GFLOP/s each, {own.flops / own.backward / 1e9:.1f} backward"
-    yield f"{n} hosts, {K} key heads: {speeds}, overlap {own.overlap:g}"
+    speeds = f"{own.flops:.2f} times as fast as alone, {own.flops / own.backward:.2f} backward"
+    yield f"{n} hosts, {K} key heads: computing {speeds}, overlap {own.overlap:g}"
     hop, visit, call = (f"{1e6 * cost:.0f} us" for cost in (own.latency, own.visit, own.start))
     costs = f"{hop} a hop, {visit} a visit, {call} a call, {1e9 * own.copy:.2f} ns a byte in the device"
     yield f"  besides {costs}"

@@ -8,11 +8,9 @@ Question  How much faster is a cross-attention whose queries travel than one who
 Paper     2502.02406: up to 45.85 times in the cross-attention layers, 5.58 (10.62) times in a whole step.
 Hosts     network namespaces with a link each, limited by `tc tbf` in both directions (`network_hosts.sh`:
           needs root and iproute2, leaves nothing behind); on each a process with a core and a JAX device,
-          gloo between them. Four hosts share two cores. Between two hosts the ring is slower than its bytes:
-          one array each way goes at the full rate of the link ("hop"), keys and values together take three
-          such times where two carry them, and backward as badly. Perhaps gloo's announcement of the second
-          array waits behind the first, which goes the same way; not proven. In a ring of more, each pair
-          carries one direction only: compare methods on four hosts.
+          gloo between them. Four hosts share two cores. Two hosts send in turns, whatever travels: see
+          `lv_xattn_methods.py`. To measure beside other work, put a real-time priority with short turns
+          before the command: sysctl kernel.sched_rr_timeslice_ms=1; chrt -r 1 …
 Modes     layer  one cross-attention, its q, k and v given. There are fewer key heads than query heads, so
                  many that the crossover, S K / N = T, lies between two ratios of the sweep
           model  the tiny cross-attention model, loss and gradients (`lv_xattn_model.py`)
@@ -20,8 +18,9 @@ Methods   `lv_xattn_methods.py`; all those of a cell take turns, round after rou
 
 A row has the median and the quartiles, over the rounds, of the seconds of the slowest host; the bytes that
 left the host that sent most ("sent") and each host, with headers and acknowledgements, beside those of the
-formula; and "predicted": seconds by `lwm/scaling/cross_attention_time.py`, under the rates that fit all rows
-of one layer with as many hosts and key heads best. What is in the output is not made again.
+formula; and "predicted": seconds by `lwm/scaling/cross_attention_time.py`, in which computing takes as long
+as it did with nothing sent ("queries_alone", "keys_alone"), under the rates that fit all rows of one layer
+with as many hosts and key heads best. What is in the output is not made again.
 """
 
 import argparse

@@ -13,8 +13,15 @@ from lwm.scaling.cross_attention_time import WAYS, Shape, sent
 MODULE = "experiments.benchmarks.lv_xattn_network"
 DIRECTIONS = ("forward", "both")
 METHODS = {
-    ("layer", "forward"): ("rotate_queries", "rotate_keys", "gather_keys", "alone", "hop"),
-    ("layer", "both"): ("rotate_queries", "rotate_keys", "gather_keys", "alone"),
+    ("layer", "forward"): (
+        "rotate_queries",
+        "rotate_keys",
+        "gather_keys",
+        "queries_alone",
+        "keys_alone",
+        "hop",
+    ),
+    ("layer", "both"): ("rotate_queries", "rotate_keys", "gather_keys", "queries_alone", "keys_alone"),
     ("model", "forward"): ("rotate_queries", "rotate_keys"),
     ("model", "both"): ("rotate_queries", "rotate_keys"),
 }

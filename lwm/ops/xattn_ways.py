@@ -18,6 +18,8 @@ the long dimension lies in the lanes of a TPU and nothing is padded.
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,8 @@ class How:
       mask, block, softcap: as for `attend_block`.
       chunks: into how many equal chunks the keys of a device are cut where something is made of all of them
         that should not exist at once. Travelling queries: dK and dV of one visit.
+      send: (tree, n) -> what arrives from the device before on the ring; another form of `round_trip.send`
+        where a network wants its messages otherwise.
     """
 
     n: int
@@ -48,6 +52,7 @@ class How:
     block: int
     softcap: float = 0.0
     chunks: int = 1
+    send: Callable[[Any, int], Any] = send
 
     def options(self) -> dict:
         """What attend_block and attend_block_grad have in common."""
@@ -83,9 +88,9 @@ def _rotate_queries(how, q, k, v, q_ids, k_ids):
         return home, attend_block(queries, k, v, ids, k_ids, **how.options())
 
     def send_part(part):
-        return _unpack(send(_pack(part, q.dtype), how.n))
+        return _unpack(how.send(_pack(part, q.dtype), how.n))
 
-    plain = functools.partial(send, n=how.n)
+    plain = functools.partial(how.send, n=how.n)
     return round_trip((q, q_ids), None, visit, merge, n=how.n, send_visitor=plain, send_result=send_part)[1]
 
 
@@ -105,11 +110,11 @@ def _rotate_queries_back(how, q, k, v, q_ids, k_ids, dout, lse, delta):
 
     def send_visitor(visitor):
         *rows, lse, delta = visitor
-        *rows, statistics = send((*rows, jnp.stack([lse, delta]).swapaxes(-1, -2)), how.n)
+        *rows, statistics = how.send((*rows, jnp.stack([lse, delta]).swapaxes(-1, -2)), how.n)
         return *rows, *statistics.swapaxes(-1, -2)
 
     visitor, home = (q, q_ids, dout, lse, delta), [jnp.zeros(x.shape, jnp.float32) for x in (k, v)]
-    plain = functools.partial(send, n=how.n)
+    plain = functools.partial(how.send, n=how.n)
     (dk, dv), dq = round_trip(
         visitor, home, visit, jnp.add, n=how.n, send_visitor=send_visitor, send_result=plain
     )
@@ -122,7 +127,7 @@ def _rotate_keys(how, q, k, v, q_ids, k_ids):
         return attend_block(q, keys, values, q_ids, ids, part=home, **how.options()), None
 
     nothing = jnp.zeros(q.shape, jnp.float32), jnp.full(q.shape[:3], -jnp.inf)
-    plain = functools.partial(send, n=how.n)
+    plain = functools.partial(how.send, n=how.n)
     return round_trip(
         (k, v, k_ids), nothing, visit, lambda a, b: None, n=how.n, send_visitor=plain, send_result=plain
     )[0]
@@ -134,7 +139,7 @@ def _rotate_keys_back(how, q, k, v, q_ids, k_ids, dout, lse, delta):
         dq, *grads = attend_block_grad(q, keys, values, q_ids, ids, dout, lse, delta, **how.options())
         return home + dq, grads
 
-    plain = functools.partial(send, n=how.n)
+    plain = functools.partial(how.send, n=how.n)
     dq, (dk, dv) = round_trip(
         (k, v, k_ids),
         jnp.zeros(q.shape, jnp.float32),

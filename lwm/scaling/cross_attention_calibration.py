@@ -5,6 +5,9 @@ each phase whether the device or its link takes longer. So: assume it, solve, lo
 of overlap, of which the one with the smallest error is kept. Errors are relative, so that a millisecond
 counts as much as seconds, and their absolute values are made small, not their squares: a row that something
 disturbed should not bend the others. Every link has a bandwidth of its own; all else is shared.
+
+Where it was also timed how long a row takes with nothing sent, its operations take as long as that says, and
+`flops` is 1: how fast a core is depends on what fits its caches, and no single rate says it.
 """
 
 import dataclasses
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lwm.scaling.cross_attention_time import Rates, Shape, lasts, phases, seconds, spent
+from lwm.scaling.cross_attention_time import Phase, Rates, Shape, lasts, phases, spent
 
 OVERLAPS = tuple(step / 10 for step in range(11))
 TURNS = 30  # of assuming and solving
@@ -29,6 +32,7 @@ class Measured:
       training: forward and backward; else forward alone.
       link: name of the link between the devices, such as its nominal rate.
       seconds: of one call.
+      alone: seconds of the same call with nothing sent, None if that was not timed.
     """
 
     way: str
@@ -36,6 +40,19 @@ class Measured:
     training: bool
     link: str
     seconds: float
+    alone: float | None = None
+
+    def trip(self) -> list[Phase]:
+        """The phases of the call; with `alone` their work is in seconds."""
+        directions = (False, True)[: 1 + self.training]
+        found = [phase for back in directions for phase in phases(self.way, self.shape, backward=back)]
+        if self.alone is None:
+            return found
+        second = sum(phase.work + phase.work_back for phase in found) / self.alone
+        return [
+            dataclasses.replace(phase, work=phase.work / second, work_back=phase.work_back / second)
+            for phase in found
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +72,7 @@ class Calibration:
 
     def predict(self, row: Measured) -> float:
         """Seconds that the model expects of a row, measured or not."""
-        return seconds(row.way, row.shape, self.rates[row.link], training=row.training)
+        return _seconds(row.trip(), self.rates[row.link])
 
     def within(self, share: float) -> float:
         """Share of the rows whose error is at most `share` in either direction."""
@@ -68,14 +85,17 @@ def calibrate(rows: Sequence[Measured]) -> Calibration:
     Args:
       rows: of devices that are alike and share a machine in the same way: those of one `n`. A bandwidth is
         found only of links over which enough is sent; what has no influence at all is infinitely fast.
+        Either all of them have `alone` or none has.
 
     Raises:
-      ValueError: no rows, or a row that took no time.
+      ValueError: no rows, a row that took no time, or `alone` of some rows only.
     """
     if not rows:
         raise ValueError("rows: none; nothing to calibrate on")
     if bad := [row for row in rows if not row.seconds > 0]:
         raise ValueError(f"seconds: {bad[0].seconds} of {bad[0].way}; must be above 0")
+    if len({row.alone is None for row in rows}) > 1:
+        raise ValueError("alone: None of some rows; time all of them alone or none")
     links = list(dict.fromkeys(row.link for row in rows))
     tried = {overlap: _solve(rows, links, overlap) for overlap in OVERLAPS}
     best = min(tried.values(), key=_total)
@@ -84,14 +104,7 @@ def calibrate(rows: Sequence[Measured]) -> Calibration:
 
 
 def _solve(rows: Sequence[Measured], links: list[str], overlap: float) -> Calibration:
-    trips = [
-        [
-            phase
-            for backward in (False, True)[: 1 + row.training]
-            for phase in phases(row.way, row.shape, backward=backward)
-        ]
-        for row in rows
-    ]
+    trips = [row.trip() for row in rows]
     wanted = np.array([row.seconds for row in rows])
     longer = [[True] * len(trip) for trip in trips]  # whether computing takes longer than sending
     weights, best = np.ones(len(rows)), None
@@ -106,7 +119,7 @@ def _solve(rows: Sequence[Measured], links: list[str], overlap: float) -> Calibr
         )
         rates = _rates(_positive(table / wanted[:, None], weights), links, overlap)
         pairs = [(trip, rates[row.link]) for row, trip in zip(rows, trips, strict=True)]
-        found = [own.start + sum(lasts(phase, own) for phase in trip) for trip, own in pairs]
+        found = [_seconds(trip, own) for trip, own in pairs]
         errors = np.array(found) / wanted - 1
         now = Calibration(rates, tuple(map(float, errors)))
         best = min(filter(None, (best, now)), key=_total)
@@ -156,6 +169,10 @@ def _rates(x: np.ndarray, links: list[str], overlap: float) -> dict[str, Rates]:
         link: Rates(speed(flop), speed(cost), hop, visit, call, copy, backward, overlap)
         for link, cost in zip(links, byte, strict=True)
     }
+
+
+def _seconds(trip: list[Phase], rates: Rates) -> float:
+    return rates.start + sum(lasts(phase, rates) for phase in trip)
 
 
 def _computes(phase, rates: Rates) -> bool:
