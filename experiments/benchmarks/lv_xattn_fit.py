@@ -102,11 +102,13 @@ def _rates_in_words(n: str, K: str, found: Calibration) -> Iterator[str]:
     own = next(iter(found.rates.values()))
     speeds = f"{own.flops:.2f} times as fast as alone, {own.flops / own.backward:.2f} backward"
     yield f"{n} hosts, {K} key heads: computing {speeds}, overlap {own.overlap:g}"
-    hop, visit, call = (f"{1e6 * cost:.0f} us" for cost in (own.latency, own.visit, own.start))
-    costs = f"{hop} a hop, {visit} a visit, {call} a call, {1e9 * own.copy:.2f} ns a byte in the device"
-    yield f"  besides {costs}"
-    links = (f"{_link(mbit)} {8 * rates.bandwidth / 1e6:.0f}" for mbit, rates in found.rates.items())
-    yield f"  Mbit/s found of {', '.join(links)}"
+    visit, call = (f"{1e6 * cost:.0f} us" for cost in (own.visit, own.start))
+    yield f"  besides {visit} a visit, {call} a call, {1e9 * own.copy:.2f} ns a byte in the device"
+    links = (
+        f"{_link(mbit)} {8 * rates.bandwidth / 1e6:.0f} and {1e6 * rates.latency:.0f}"
+        for mbit, rates in found.rates.items()
+    )
+    yield f"  Mbit/s and us a hop found of {', '.join(links)}"
     nothing, everything, best = (found.overlaps[share] for share in (0.0, 1.0, own.overlap))
     yield f"  mean error {best:.1%}; if nothing is hidden {nothing:.1%}, if everything {everything:.1%}"
     worst = max(map(abs, found.errors))

@@ -10,7 +10,8 @@ Hosts     network namespaces with a link each, limited by `tc tbf` in both direc
           needs root and iproute2, leaves nothing behind); on each a process with a core and a JAX device,
           gloo between them. Four hosts share two cores. Two hosts send in turns, whatever travels: see
           `lv_xattn_methods.py`. To measure beside other work, put a real-time priority with short turns
-          before the command: sysctl kernel.sched_rr_timeslice_ms=1; chrt -r 1 …
+          before the command:
+          sysctl kernel.sched_rr_timeslice_ms=1 kernel.sched_rt_runtime_us=-1; chrt -r 1 …
 Modes     layer  one cross-attention, its q, k and v given. There are fewer key heads than query heads, so
                  many that the crossover, S K / N = T, lies between two ratios of the sweep
           model  the tiny cross-attention model, loss and gradients (`lv_xattn_model.py`)

@@ -4,7 +4,7 @@ Time is linear in seconds a FLOP (forward, backward), a visit, a byte, a hop and
 each phase whether the device or its link takes longer. So: assume it, solve, look again; for several degrees
 of overlap, of which the one with the smallest error is kept. Errors are relative, so that a millisecond
 counts as much as seconds, and their absolute values are made small, not their squares: a row that something
-disturbed should not bend the others. Every link has a bandwidth of its own; all else is shared.
+disturbed should not bend the others. Every link has a bandwidth and a latency of its own; all else is shared.
 
 Where it was also timed how long a row takes with nothing sent, its operations take as long as that says, and
 `flops` is 1: how fast a core is depends on what fits its caches, and no single rate says it.
@@ -60,7 +60,7 @@ class Calibration:
     """What was found.
 
     Attributes:
-      rates: by the name of the link; the rates differ in bandwidth alone.
+      rates: by the name of the link; the rates differ in bandwidth and latency alone.
       errors: of each row, predicted over measured less 1.
       overlaps: the mean size of the errors for every degree of overlap that was tried, each with the rates
         that suit it best: where they hardly differ, the rows do not say how much is hidden.
@@ -130,17 +130,17 @@ def _solve(rows: Sequence[Measured], links: list[str], overlap: float) -> Calibr
 
 def _row(trip, longer: list[bool], link: int, links: int, overlap: float) -> np.ndarray:
     """How often a trip counts each unknown, in the order of `_rates`."""
-    row = np.zeros(6 + links)
-    row[4] = 1
+    row = np.zeros(5 + 2 * links)
+    row[3] = 1
     for phase, computes in zip(trip, longer, strict=True):
         computing, sending = (1, 1 - overlap) if computes else (1 - overlap, 1)
         row[0] += computing * phase.work
         row[1] += computing * phase.work_back
         row[2] += computing * phase.visits
-        row[3] += sending * phase.hops
         # Without overlap nothing tells a byte in the device from one on the link.
-        row[5] += computing * phase.load * (overlap > 0)
-        row[6 + link] += sending * phase.load
+        row[4] += computing * phase.load * (overlap > 0)
+        row[5 + link] += sending * phase.load
+        row[5 + links + link] += sending * phase.hops
     return row
 
 
@@ -159,15 +159,16 @@ def _positive(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _rates(x: np.ndarray, links: list[str], overlap: float) -> dict[str, Rates]:
-    flop, back, visit, hop, call, copy, *byte = (float(value) for value in x)
+    flop, back, visit, call, copy, *rest = (float(value) for value in x)
+    byte, hop = rest[: len(links)], rest[len(links) :]
     backward = back / flop if flop and back else 1.0  # rows of the forward alone say nothing of it
 
     def speed(cost: float) -> float:
         return 1 / cost if cost else math.inf
 
     return {
-        link: Rates(speed(flop), speed(cost), hop, visit, call, copy, backward, overlap)
-        for link, cost in zip(links, byte, strict=True)
+        link: Rates(speed(flop), speed(cost), wait, visit, call, copy, backward, overlap)
+        for link, cost, wait in zip(links, byte, hop, strict=True)
     }
 
 
