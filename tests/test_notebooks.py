@@ -19,8 +19,9 @@ def test_notebook_opens_with_a_badge_keeps_its_outputs_and_has_a_quick_part(path
     assert "".join(first["source"]).startswith("![")
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] and cell["outputs"] for cell in code)
-    titles = ["".join(cell["source"]).lower() for cell in cells if cell["cell_type"] == "markdown"]
-    assert any(title.startswith("## quick: ") for title in titles)
+    words = [line.lower() for cell in cells if cell["cell_type"] == "markdown" for line in cell["source"]]
+    assert any(line.startswith("## quick: ") for line in words)
+    assert cells[-1]["cell_type"] == "code"
 
 
 @pytest.mark.slow
