@@ -41,7 +41,7 @@ class Flops(NamedTuple):
 
 
 def train_flops(program: Program) -> Flops:
-    """Of the model of a program, by its formula; the same for all devices together."""
+    """Of a step of a program, by the formula of its model."""
     config, stage = program.model.config, program.stage
     if stage.of_tasks:
         rows = {kind: own["task"].shape[0] for kind, own in program.batch.items()}
