@@ -35,7 +35,15 @@ CORE = [
 EXTRAS = {
     # Pinned: lwm.compile reads what this compiler writes, and a newer libtpu fails to print its modules.
     "tpu": ["jax[tpu]==0.10.2", "libtpu==0.0.42.1"],
-    "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "sacrebleu>=2.4"],
+    "test": [
+        "hypothesis>=6.100",
+        "ipykernel>=6.29",  # with nbclient: runs the notebooks
+        "nbclient>=0.10",
+        "pytest>=8.0",
+        "pytest-xdist>=3.5",
+        "ruff>=0.9",
+        "sacrebleu>=2.4",
+    ],
     "interop": ["safetensors>=0.5", "torch>=2.5", "transformers>=4.48"],  # tests compare with them
     "notebooks": ["jupyterlab>=4.0", "nbclient>=0.10"],
     "scoreboard": ["ringattention==0.1.2"],

@@ -33,8 +33,11 @@ MAY_IMPORT = {
         "lwm.errors lwm.ops lwm.parallel lwm.models lwm.data lwm.generation lwm.evaluation"
     ),
 }
-MAY_IMPORT["scaling"] = "numpy scipy PIL av lwm.errors lwm.models.sizes"
-MAY_IMPORT["compilation"] = "jax lwm.errors lwm.ops lwm.parallel lwm.models lwm.training"
+MAY_IMPORT["scaling"] = (
+    "numpy scipy PIL av lwm.errors "
+    "lwm.models.sizes lwm.models.vqgan_sizes lwm.models.unet_sizes lwm.models.dream_sizes"
+)
+MAY_IMPORT["compilation"] = "jax lwm.errors lwm.ops lwm.parallel lwm.models lwm.training lwm.scaling"
 MAY_IMPORT |= {"serving": "jax numpy etils rich lwm", "assessment": "jax numpy etils rich lwm"}
 # The top-level files that are no verbs.
 MAY_IMPORT |= {"__init__": "", "errors": "", "launcher": "absl jax lwm.errors"}

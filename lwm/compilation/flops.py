@@ -7,6 +7,9 @@ import jax
 
 from lwm.compilation.seen_flops import Seen, seen_again, seen_flops, seen_parts
 from lwm.compilation.task_flops import task_flops
+from lwm.scaling.dream_flops import dream_flops
+from lwm.scaling.flops import forward, recomputed_flops
+from lwm.scaling.vqgan_flops import vqgan_training_flops
 from lwm.training.program import Program
 
 
@@ -14,12 +17,11 @@ class Flops(NamedTuple):
     """Of one optimizer step, on all devices together.
 
     Attributes:
-      products: 6 · tokens · parameters of matrix products, the embeddings left out as they are only read.
-      attention: 6 · layers · T² · N · H for each sequence: scores and values are 2 · 2 · T² · N · H forward,
-        half of it under a causal mask, and three times that with the backward pass. Packed documents need
-        less; this counts sequences as whole.
-      again: what rematerialisation computes twice. Scores, which attention by blocks makes once more on its
-        way back, are not counted again.
+      products: 6 · tokens · parameters of matrix products, the embeddings left out as they are only read; of
+        other models than language models all that is not in the next lines.
+      attention: causal scores and values, `lwm.scaling.flops`. Packed documents need less; this counts
+        sequences as whole.
+      again: what rematerialisation computes twice.
       seen: of a model that looks at frames, all that this takes.
     """
 
@@ -38,33 +40,24 @@ class Flops(NamedTuple):
         return self.model + self.again
 
 
-def train_flops(program: Program) -> Flops | None:
-    """Of a language model or of tasks; None for a model that has no formula here (the VQGAN)."""
+def train_flops(program: Program) -> Flops:
+    """Of a step of a program, by the formula of its model."""
     config, stage = program.model.config, program.stage
     if stage.of_tasks:
         rows = {kind: own["task"].shape[0] for kind, own in program.batch.items()}
         ways = program.mesh.shape["data"] * program.mesh.shape["fsdp"] * stage.accumulate
         own = task_flops(config, rows, ways)
         return Flops(own.products, own.attention, 0.0)
-    if not hasattr(config, "kv_heads"):
-        return None
-    tokens, T = stage.rows * stage.context_length, stage.context_length
-    D, F, L = config.width, config.ffn, config.layers
-    N, K, H = config.heads, config.kv_heads, config.head_dim
-    layers = L * (2 * D * H * (N + K) + 3 * D * F)
-    heads = D * (
-        config.vocab_size * (config.text_weight > 0) + config.vision_vocab_size * (config.vision_weight > 0)
-    )
-    attention = 6.0 * L * T * T * N * H * stage.rows
-    again = 0.0
-    if config.remat != "none":
-        kept = config.remat.startswith("attention")
-        again += 2.0 * tokens * layers + (0 if kept else attention / 3)
-    if config.loss_chunk:
-        again += 2.0 * tokens * heads
+    if stage.of_images:
+        return Flops(vqgan_training_flops(config, stage.rows), 0.0, 0.0)
+    T, tokens = stage.context_length, stage.rows * stage.context_length
+    if stage.of_pages:
+        own = dream_flops(config, stage.rows, T, stage.row_frames(program.mesh.shape["seq"]))
+        return Flops(own.model - own.attention, own.attention, own.again)
+    own = forward(config, T)
     seen = seen_flops(config, stage) if stage.of_clips else None
-    again += seen_again(config, seen) if seen else 0.0
-    return Flops(6.0 * tokens * (layers + heads), attention, again, seen)
+    again = recomputed_flops(config, tokens, own) + (seen_again(config, seen) if seen else 0.0)
+    return Flops(6.0 * tokens * (own.layers + own.heads), 6.0 * tokens * own.attention, again, seen)
 
 
 def parameters(program: Program) -> int:

@@ -30,7 +30,7 @@ def row(result: Result) -> dict[str, str | float]:
         "peak_gib": round(result.needed / GIB, 3) if result.fits else "",
         "host_gib": round(result.host / GIB, 3),
         "parameters": result.parameters,
-        "model_flops": result.flops.model if result.flops else "",
+        "model_flops": result.flops.model,
         "xla_flops_a_device": result.xla_flops,
         "sent_gib": round(sent / GIB, 3),
         "exposed_gib": round(exposed / GIB, 3),
@@ -74,17 +74,16 @@ def _memory(result: Result) -> list[str]:
 
 
 def _work(result: Result) -> list[str]:
-    limit, lines = result.bound, [f"parameters {result.parameters:,}"]
-    if result.flops:
-        flops = result.flops
-        lines += [
-            f"FLOPs a step {flops.model:.4g} (products {flops.products:.4g}, causal attention"
-            f" {flops.attention:.4g}); with recomputation {flops.executed:.4g}",
-        ]
-    if result.flops and result.flops.seen:
-        seen = result.flops.seen._asdict().items()
+    limit, flops = result.bound, result.flops
+    lines = [
+        f"parameters {result.parameters:,}",
+        f"FLOPs a step {flops.model:.4g} (products {flops.products:.4g}, causal attention"
+        f" {flops.attention:.4g}); with recomputation {flops.executed:.4g}",
+    ]
+    if flops.seen:
+        seen = flops.seen._asdict().items()
         shown = ", ".join(f"{part} {count:.4g}" for part, count in seen if count)
-        lines.append(f"  of these by what is seen {result.flops.seen.total:.4g}: {shown}")
+        lines.append(f"  of these by what is seen {flops.seen.total:.4g}: {shown}")
     lines += [
         f"  XLA counts {result.xla_flops:.4g} on a device, loop bodies once and kernels as they say",
         f"roofline: at least {limit.seconds:.4g} s a step, by {limit.by}: compute {limit.compute:.4g}, HBM"

@@ -42,7 +42,7 @@ class Result:
     temporaries: int
     host: int
     parameters: int
-    flops: Flops | None
+    flops: Flops
     xla_flops: float
     found: list[Collective]
     bound: Bound | None
@@ -54,7 +54,7 @@ class Result:
     @property
     def mfu(self) -> float | None:
         """Model FLOPs over peak, at the bound."""
-        if self.bound is None or self.flops is None:
+        if self.bound is None:
             return None
         peak = len(self.pod.devices) * self.pod.chip.flops / self.pod.cores
         return self.flops.model / (peak * self.bound.seconds)
@@ -108,8 +108,7 @@ def _result(
     limit = None
     if memory:
         traffic = memory.argument_size_in_bytes + memory.output_size_in_bytes + 2 * memory.temp_size_in_bytes
-        own = flops.executed / len(pod.devices) if flops else xla
-        limit = bound(pod.chip, pod.cores, own, traffic, found)
+        limit = bound(pod.chip, pod.cores, flops.executed / len(pod.devices), traffic, found)
     return Result(
         pod=pod,
         program=program,

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from lwm.compilation.flops import parts, train_flops
 from lwm.compilation.seen_flops import seen_again, seen_flops
 from lwm.models.cross_sizes import SIZES, CrossAttentionConfig
+from lwm.scaling.dream_flops import dream_flops
+from lwm.scaling.vqgan_flops import vqgan_training_flops
 from lwm.systems import build_model
 from lwm.training.experiment import build_experiment
 from lwm.training.program import make_program
@@ -119,3 +122,23 @@ def test_recomputation_of_the_families_is_that_of_their_traced_programs():
         config = CrossAttentionConfig(**SIZES[row["size"]] | changes)
         more = float(row["with"]) - float(row["without"])
         assert seen_again(config, seen_flops(config, stage)) == pytest.approx(more, rel=1e-3), row["size"]
+
+
+def test_models_of_pictures_report_what_their_own_formulas_say():
+    """tests/scaling holds those against the compiler. Of 3 pictures a row, 4 are computed on two devices."""
+    about, mesh = dict(name="s", steps=1, learning_rate=1e-3, mesh=Axes()), {"seq": 2}
+    frames = Stage(**about, context_length=0, batch_size=6, mixture={})
+    pages = Stage(**about, context_length=64, batch_tokens=128, mixture={"albums": 1.0}, images=3)
+
+    def reported(name, stage):
+        model = build_model({"name": name, "size": "tiny" if name == "vqgan" else "paper"})
+        return model.config, train_flops(
+            SimpleNamespace(model=model, stage=stage, mesh=SimpleNamespace(shape=mesh))
+        )
+
+    config, found = reported("vqgan", frames)
+    assert found.executed == vqgan_training_flops(config, 6)
+    config, found = reported("dreamllm", pages)
+    own = dream_flops(config, 2, 64, 4)
+    assert found.model == pytest.approx(own.model) and found.again == own.again > 0
+    assert found.attention == own.attention

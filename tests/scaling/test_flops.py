@@ -1,21 +1,49 @@
-"""FLOPs from a shape, against the count that is held against the compiler's, and against a layer by hand."""
-
-from types import SimpleNamespace
+"""FLOPs from a shape: of a layer and of a convolution by hand, and of what a step computes twice."""
 
 import pytest
 
-from lwm.compilation.flops import train_flops
 from lwm.models.sizes import SIZES, TransformerConfig, count_parameters
-from lwm.scaling.flops import body_parameters, context_ratio, training_flops
+from lwm.scaling.flops import (
+    body_parameters,
+    context_ratio,
+    convolution,
+    forward,
+    recomputed_flops,
+    training_flops,
+)
 
 
-@pytest.mark.parametrize("size", ["debug", "7b"])
-def test_count_is_that_of_the_compilation_report(size):
-    """tests/compilation/test_flops.py holds the latter against the compiler."""
-    config = TransformerConfig(**SIZES[size], remat="none")
-    stage = SimpleNamespace(rows=3, context_length=512, of_clips=False, of_tasks=False)
-    reported = train_flops(SimpleNamespace(model=SimpleNamespace(config=config), stage=stage))
-    assert training_flops(config, 3 * 512, 512) == pytest.approx(reported.model)
+def test_a_token_takes_all_products_and_half_of_the_scores():
+    """tests/compilation/test_flops.py holds the same against the compiler."""
+    config = TransformerConfig(**SIZES["debug"], vision_weight=0.0)
+    D, F, N, K, H, V, L, T = 32, 64, 4, 2, 8, 259, 2, 512
+    layer = D * N * H + 2 * D * K * H + N * H * D + 3 * D * F + 2 * T * N * H / 2
+    assert training_flops(config, 3 * T, T) == 6 * 3 * T * (L * layer + D * V)
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"remat": "none"}, ()),
+        ({}, ("layers", "attention")),
+        ({"remat": "attention_saveable", "loss_chunk": 8}, ("layers", "heads")),
+    ],
+    ids=["kept", "layers", "heads"],
+)
+def test_what_is_not_kept_is_made_again(fields, parts):
+    config = TransformerConfig(**SIZES["debug"] | fields)
+    own = forward(config, 512)
+    assert recomputed_flops(config, 7, own) == 2 * 7 * sum(getattr(own, part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride"), [(8, 3, 1), (8, 3, 2), (8, 4, 2), (5, 4, 1), (8, 1, 1)]
+)
+def test_a_convolution_takes_what_lies_inside_the_picture(side, kernel, stride):
+    outputs = range(-(-side // stride))
+    padding = max((len(outputs) - 1) * stride + kernel - side, 0) // 2
+    inside = sum(0 <= at * stride - padding + tap < side for at in outputs for tap in range(kernel))
+    assert convolution(side, 3, 5, kernel, stride) == 3 * 5 * inside**2
 
 
 def test_body_and_tables_are_all_parameters():
