@@ -26,9 +26,9 @@ def main() -> None:
     config = _config()
     if not WORKDIR.value:
         raise UserError("--workdir: '' is no folder; give one for checkpoints and metrics")
-    from lwm.training.experiment import build_experiment
+    from lwm.training.validation import validate
 
-    experiment = build_experiment(config)
+    experiment = validate(config)
     start_devices()
     import dataclasses
 
