@@ -48,8 +48,8 @@ def main() -> None:
 def _config() -> dict:
     """The config as nested dicts, with --data in its place."""
     config = read_config(CONFIG)
-    if DATA.value is not None:
-        config["data"] = {**config.get("data", {}), "path": DATA.value}
+    if DATA.value is not None and isinstance(config.setdefault("data", {}), dict):
+        config["data"]["path"] = DATA.value
     return config
 
 

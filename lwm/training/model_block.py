@@ -7,7 +7,7 @@ model of it.
 from collections.abc import Mapping
 from typing import Any
 
-from lwm.limits import missing, suggest, wrong_type
+from lwm.limits import faults, kinds, missing, suggest, wrong_type
 from lwm.models import cross_sizes, dream_sizes, multimodel_sizes, sizes, vqgan_sizes
 from lwm.training import schema
 
@@ -51,17 +51,14 @@ def read_model(
     config, known = CONFIGS[name]
     if size is not None and (not isinstance(size, str) or size not in known):
         return None, [f"{PATH}.size: {size!r} is no size of {name}; {suggest(size, known)}"]
-    fields = config.__dataclass_fields__
+    fields, where = kinds(config), f"config.stages.{stage.get('name')}"
     own = {field: stage[field] for field in _OF_STAGES if field in fields and field in stage}
     read, lines = schema.read(config, _merged(known.get(size, {}), rest) | own | overrides, path=PATH)
-    # What the stage says is the stage's mistake.
-    for field in own:
-        lines = [
-            line.replace(PATH, f"config.stages.{stage.get('name')}", 1)
-            if line.startswith((f"{PATH}.{field}:", f"{PATH}.{field}["))
-            else line
-            for line in lines
-        ]
+    # What the stage says is the stage's mistake; what it covers up is looked at all the same.
+    told = tuple(f"{PATH}.{field}{mark}" for field in own for mark in ":[")
+    lines = [line.replace(PATH, where, 1) if line.startswith(told) else line for line in lines]
+    for field in own.keys() & rest.keys():
+        lines += faults(fields[field], rest[field], f"{PATH}.{field}")
     return read, lines
 
 
