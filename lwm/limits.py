@@ -179,7 +179,7 @@ def _stand_in(cls: type, values: Mapping[str, Any], wrong: Collection[str]) -> A
             raise Unread(name)
         return object.__getattribute__(self, name)
 
-    block = object.__new__(type(cls.__name__, (cls,), {"__getattribute__": read}))
+    block = object.__new__(type(cls.__name__, (cls,), {"__getattribute__": read}) if wrong else cls)
     for name in values.keys() - wrong:
         object.__setattr__(block, name, values[name])
     return block
