@@ -32,10 +32,10 @@ def main() -> None:
     config = read_config(CONFIG)
     if not TOPOLOGY.value:
         raise UserError("--topology: '' is no pod; give one, for example --topology=v5e:16x16")
-    from lwm.training.experiment import build_experiment
     from lwm.training.stages import choose_stage, parse_axes
+    from lwm.training.validation import validate
 
-    experiment = build_experiment(config)
+    experiment = validate(config)
     stage = choose_stage(experiment.stages, STAGE.value)
     if MESH.value:
         stage = parse_axes(stage, MESH.value)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 from lwm.errors import UserError
 
@@ -35,7 +35,13 @@ def read_config(flag: Any) -> dict:
     if flag.value is None:
         raise UserError("--config: None is no file; give one, for example --config=experiments/quickstart.py")
     try:
-        return flag.value.to_dict()
+        # What stands for a file that is not there raises OSError as soon as it is asked anything.
+        if not hasattr(flag.value, "to_dict"):
+            found = type(flag.value).__name__
+            raise UserError(
+                f"--config: get_config returns a {found}; let it return an ml_collections.ConfigDict"
+            )
+        return _plain(flag.value)
     except OSError as error:
         raise UserError(
             f"--config: {_last_line(error)}; give the path of a Python file with get_config"
@@ -52,6 +58,18 @@ def parsing_errors() -> Iterator[None]:
             raise
         print(f"error: {_unparsed(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _plain(value: Any) -> Any:
+    """Dicts for blocks, values for references to them; None for one that has to be given and is not."""
+    if isinstance(value, config_dict.ConfigDict):
+        return {name: _plain(item) for name, item in value.items(preserve_field_references=True)}
+    if not isinstance(value, config_dict.FieldReference):
+        return value
+    try:
+        return value.get()
+    except config_dict.RequiredValueError:
+        return None
 
 
 def _last_line(error: BaseException) -> str:

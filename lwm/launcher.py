@@ -66,6 +66,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
 
 
-def _fail(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
+def _fail(lines: str) -> None:
+    for line in lines.splitlines():
+        print(f"error: {line}", file=sys.stderr)
     sys.exit(2)

@@ -26,9 +26,9 @@ def main() -> None:
     config = _config()
     if not WORKDIR.value:
         raise UserError("--workdir: '' is no folder; give one for checkpoints and metrics")
-    from lwm.training.experiment import build_experiment
+    from lwm.training.validation import validate
 
-    experiment = build_experiment(config)
+    experiment = validate(config)
     start_devices()
     import dataclasses
 
@@ -48,8 +48,8 @@ def main() -> None:
 def _config() -> dict:
     """The config as nested dicts, with --data in its place."""
     config = read_config(CONFIG)
-    if DATA.value is not None:
-        config["data"] = {**config.get("data", {}), "path": DATA.value}
+    if DATA.value is not None and isinstance(config.setdefault("data", {}), dict):
+        config["data"]["path"] = DATA.value
     return config
 
 

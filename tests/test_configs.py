@@ -179,11 +179,45 @@ def test_config_arguments_reach_the_config():
 
 
 @pytest.mark.parametrize(
-    "flags", ["--config=experiments/lwm_text.py:nonsense", "--config=experiments/lwm_text.py --config.sead=1"]
+    ("flags", "names"),
+    [
+        ("experiments/lwm_text.py:nonsense", ["nonsense"]),
+        (
+            "experiments/lwm_text.py --config.sead=1 --config.optimizer.b1=2.0 --config.model.heads=7 "
+            "--config.stages.text_32k.steps=0 --config.stages.text_1m.rope_theta=1e6",
+            ["sead", "stages.text_32k.steps", "optimizer.b1", "stages.text_1m.rope_theta", "model.kv_heads"]
+            + ["stages.text_32k.mesh.tensor", "stages.text_128k.mesh.tensor", "stages.text_256k.mesh.tensor"]
+            + ["stages.text_512k.mesh.tensor", "stages.text_1m.mesh.tensor"],
+        ),
+    ],
 )
-def test_bad_config_ends_in_one_line_and_exit_code_2(flags):
-    command = [sys.executable, "-m", "lwm.train", *flags.split(), "--workdir=never_made"]
+def test_bad_config_ends_in_a_line_for_each_mistake_and_exit_code_2(flags, names):
+    command = [sys.executable, "-m", "lwm.train", *f"--config={flags}".split(), "--workdir=never_made"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "nonsense" in done.stderr or "sead" in done.stderr
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == (2, len(names)), done.stderr
+    for line, name in zip(lines, names, strict=True):
+        assert line.startswith("error: ") and name in line and "; " in line
     assert not (ROOT / "never_made").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "get_config = dict",
+            "--config: get_config returns a dict; let it return an ml_collections.ConfigDict",
+        ),
+        (
+            "from ml_collections import ConfigDict, config_dict\n"
+            "get_config = lambda: ConfigDict({'seed': config_dict.required_placeholder(int)})",
+            "config.seed: expected int, found None",
+        ),
+    ],
+)
+def test_a_file_that_gives_no_whole_config(tmp_path, source, message):
+    (tmp_path / "config.py").write_text(source)
+    command = [sys.executable, "-m", "lwm.train", f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/w"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "w").exists()

@@ -17,7 +17,7 @@ VERBS = [path.stem for path in (ROOT / "lwm").glob("*.py") if "launch(main)" in 
 MAY_IMPORT = {
     "ops": "jax numpy einops",
     "parallel": "jax numpy lwm.errors",
-    "models": "jax numpy einops flax lwm.errors lwm.ops lwm.parallel",
+    "models": "jax numpy einops flax lwm.errors lwm.limits lwm.ops lwm.parallel",
     "data": (
         "numpy grain tensorflow_datasets array_record etils av PIL sentencepiece tokenizers rich "
         "lwm.errors lwm.parallel.layout"
@@ -30,7 +30,7 @@ MAY_IMPORT = {
     ),
     "training": (
         "jax numpy einops flax optax orbax etils rich grain "
-        "lwm.errors lwm.ops lwm.parallel lwm.models lwm.data lwm.generation lwm.evaluation"
+        "lwm.errors lwm.limits lwm.ops lwm.parallel lwm.models lwm.data lwm.generation lwm.evaluation"
     ),
 }
 MAY_IMPORT["scaling"] = (
@@ -40,7 +40,7 @@ MAY_IMPORT["scaling"] = (
 MAY_IMPORT["compilation"] = "jax lwm.errors lwm.ops lwm.parallel lwm.models lwm.training lwm.scaling"
 MAY_IMPORT |= {"serving": "jax numpy etils rich lwm", "assessment": "jax numpy etils rich lwm"}
 # The top-level files that are no verbs.
-MAY_IMPORT |= {"__init__": "", "errors": "", "launcher": "absl jax lwm.errors"}
+MAY_IMPORT |= {"__init__": "", "errors": "", "limits": "lwm.errors", "launcher": "absl jax lwm.errors"}
 MAY_IMPORT |= {"config_flag": "absl ml_collections lwm.errors", "run_flags": "absl"}
 CONFIGS_MAY_IMPORT = "ml_collections experiments lwm.models.sizes"
 

@@ -8,13 +8,51 @@ SwiGLU everywhere (of two thirds of the width where theirs has two matrices, whi
 """
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
-from lwm.errors import UserError
+from lwm.limits import COUNT, SIZE, Limits, Rules
 from lwm.models.sizes import SIZES as LANGUAGE_SIZES
 from lwm.models.sizes import TransformerConfig, count_parameters
 
 WAYS = ("rotate_queries", "rotate_keys", "gather_queries", "auto")
 MEDIA = ("earlier", "all")
+
+
+def _parts(config: "CrossAttentionConfig") -> Iterator[str]:
+    needed = []
+    if config.encoder_layers > 0:
+        needed += ["resolution", "encoder_width"]
+    if config.encoder_layers > 0 or config.resampler_layers > 0:
+        needed += ["encoder_ffn"]
+    for field in needed:
+        if getattr(config, field) < 1:
+            yield f"{field}: {getattr(config, field)} is not a size; give 1 or more"
+
+
+def _heads(config: "CrossAttentionConfig") -> Iterator[str]:
+    for kind, width in (("encoder", "encoder_width"), ("resampler", "feature_width")):
+        if getattr(config, f"{kind}_layers") and getattr(config, width) % config.encoder_heads:
+            whole = f"{width} = {getattr(config, width)}"
+            yield f"encoder_heads: {config.encoder_heads} does not divide {whole}; choose a divisor"
+
+
+def _blocks(config: "CrossAttentionConfig") -> Iterator[str]:
+    if config.key_block and not (config.recompute and config.way == "rotate_queries"):
+        yield f"key_block: {config.key_block} needs recompute and way='rotate_queries'; set it to 0"
+
+
+def _frames(config: "CrossAttentionConfig") -> Iterator[str]:
+    if not config.encoder_layers:
+        return
+    if config.resolution % config.patch:
+        whole = f"resolution = {config.resolution}"
+        yield f"patch: {config.patch} does not divide {whole}; choose a divisor"
+    elif not config.resampler_layers and config.frame_tokens < config.patches:
+        yield (
+            f"frame_tokens: {config.frame_tokens}, but a frame has {config.patches} patches; give that or "
+            "more, or resampler_layers that make fewer of them"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,67 +84,23 @@ class CrossAttentionConfig(TransformerConfig):
         UserError: a field that no network can be built from.
     """
 
-    cross_layers: int = 1
-    cross_ffn: int = 0
-    feature_width: int = 0
-    frame_tokens: int = 0
-    resolution: int = 0
-    patch: int = 1
-    encoder_layers: int = 0
-    encoder_width: int = 0
-    encoder_ffn: int = 0
-    encoder_heads: int = 1
-    resampler_layers: int = 0
-    way: str = "rotate_queries"
+    cross_layers: Annotated[int, Limits(least=1, divides="layers")] = 1
+    cross_ffn: Annotated[int, COUNT] = 0
+    feature_width: Annotated[int, SIZE] = 0
+    frame_tokens: Annotated[int, SIZE] = 0
+    resolution: Annotated[int, COUNT] = 0
+    patch: Annotated[int, SIZE] = 1
+    encoder_layers: Annotated[int, COUNT] = 0
+    encoder_width: Annotated[int, COUNT] = 0
+    encoder_ffn: Annotated[int, COUNT] = 0
+    encoder_heads: Annotated[int, SIZE] = 1
+    resampler_layers: Annotated[int, COUNT] = 0
+    way: Annotated[str, Limits(choices=WAYS)] = "rotate_queries"
     recompute: bool = True
-    media: str = "earlier"
-    key_block: int = 0
+    media: Annotated[str, Limits(choices=MEDIA)] = "earlier"
+    key_block: Annotated[int, COUNT] = 0
 
-    def __post_init__(self):
-        super().__post_init__()
-        needed = ["cross_layers", "feature_width", "frame_tokens", "patch", "encoder_heads"]
-        if self.encoder_layers > 0:
-            needed += ["resolution", "encoder_width"]
-        if self.encoder_layers > 0 or self.resampler_layers > 0:
-            needed += ["encoder_ffn"]
-        for field in needed:
-            if getattr(self, field) < 1:
-                raise UserError(f"{field}: {getattr(self, field)} is not a size; give 1 or more")
-        for field in ("cross_ffn", "resolution", "encoder_layers", "resampler_layers", "key_block"):
-            if getattr(self, field) < 0:
-                raise UserError(f"{field}: {getattr(self, field)} is negative; give 0 or more")
-        if self.layers % self.cross_layers:
-            raise UserError(
-                f"cross_layers: {self.cross_layers} does not divide layers = {self.layers}; choose a divisor"
-            )
-        if self.way not in WAYS:
-            raise UserError(f"way: {self.way!r} is unknown; choose one of {', '.join(WAYS)}")
-        if self.media not in MEDIA:
-            raise UserError(f"media: {self.media!r} is unknown; choose one of {', '.join(MEDIA)}")
-        if self.key_block and not (self.recompute and self.way == "rotate_queries"):
-            raise UserError(
-                f"key_block: {self.key_block} needs recompute and way='rotate_queries'; set it to 0"
-            )
-        self._check_eyes()
-
-    def _check_eyes(self):
-        for kind, width in (("encoder", "encoder_width"), ("resampler", "feature_width")):
-            if getattr(self, f"{kind}_layers") and getattr(self, width) % self.encoder_heads:
-                raise UserError(
-                    f"encoder_heads: {self.encoder_heads} does not divide {width} = {getattr(self, width)}; "
-                    "choose a divisor"
-                )
-        if not self.encoder_layers:
-            return
-        if self.resolution % self.patch:
-            raise UserError(
-                f"patch: {self.patch} does not divide resolution = {self.resolution}; choose a divisor"
-            )
-        if not self.resampler_layers and self.frame_tokens < self.patches:
-            raise UserError(
-                f"frame_tokens: {self.frame_tokens}, but a frame has {self.patches} patches; give that or "
-                "more, or resampler_layers that make fewer of them"
-            )
+    RULES: ClassVar[Rules] = (*TransformerConfig.RULES, _parts, _heads, _blocks, _frames)
 
     @property
     def patches(self) -> int:

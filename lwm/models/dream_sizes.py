@@ -5,8 +5,10 @@ SwiGLU of two thirds of the width where CLIP has two matrices, which are as many
 """
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
-from lwm.errors import UserError
+from lwm.limits import COUNT, POSITIVE, SIZE, Limits, Rules, check
 from lwm.models.sizes import DTYPES, REMAT_POLICIES, TransformerConfig
 from lwm.models.sizes import SIZES as LANGUAGE_SIZES
 from lwm.models.unet_sizes import SIZES as DECODER_SIZES
@@ -31,39 +33,63 @@ class VisualConfig:
         UserError: a field that no network can be built from.
     """
 
-    resolution: int
-    patch: int
-    encoder_layers: int
-    encoder_width: int
-    encoder_ffn: int
-    encoder_heads: int
-    norm_eps: float = 1e-6
-    init_std: float = 0.02
-    dtype: str = "float32"
-    remat: str = "nothing_saveable"
+    resolution: Annotated[int, SIZE]
+    patch: Annotated[int, Limits(least=1, divides="resolution")]
+    encoder_layers: Annotated[int, Limits(least=2)]
+    encoder_width: Annotated[int, SIZE]
+    encoder_ffn: Annotated[int, SIZE]
+    encoder_heads: Annotated[int, Limits(least=1, divides="encoder_width")]
+    norm_eps: Annotated[float, COUNT] = 1e-6
+    init_std: Annotated[float, POSITIVE] = 0.02
+    dtype: Annotated[str, Limits(choices=DTYPES)] = "float32"
+    remat: Annotated[str, Limits(choices=REMAT_POLICIES)] = "nothing_saveable"
     scan: bool = True
-    ffn_chunk: int = 0
-    attention_block: int = 512
+    ffn_chunk: Annotated[int, COUNT] = 0
+    attention_block: Annotated[int, SIZE] = 512
 
     def __post_init__(self):
-        sizes = "resolution", "patch", "encoder_width", "encoder_ffn", "encoder_heads", "attention_block"
-        for field, least in (("encoder_layers", 2), ("ffn_chunk", 0), *((name, 1) for name in sizes)):
-            if getattr(self, field) < least:
-                raise UserError(f"{field}: {getattr(self, field)} is too small; give {least} or more")
-        for field, whole in (("patch", "resolution"), ("encoder_heads", "encoder_width")):
-            if getattr(self, whole) % getattr(self, field):
-                raise UserError(
-                    f"{field}: {getattr(self, field)} does not divide {whole} = {getattr(self, whole)}; "
-                    "choose a divisor"
-                )
-        for field, known in (("dtype", DTYPES), ("remat", REMAT_POLICIES)):
-            if getattr(self, field) not in known:
-                raise UserError(f"{field}: {getattr(self, field)!r} is unknown; use {' or '.join(known)}")
+        check(self)
 
     @property
     def patches(self) -> int:
         """P: what a language model sees of a picture."""
         return (self.resolution // self.patch) ** 2
+
+
+def _text_alone(config: "DreamConfig") -> Iterator[str]:
+    if size := config.language.vision_vocab_size:
+        yield f"language.vision_vocab_size: {size}, but pictures come as patches; use 0"
+
+
+def _specials(config: "DreamConfig") -> Iterator[str]:
+    last = config.dream_start + len(SPECIALS) - 1
+    if last >= config.language.vocab_size:
+        yield (
+            f"dream_start: {config.dream_start}, so that ids go up to {last}, of a vocabulary of "
+            f"{config.language.vocab_size}; raise language.vocab_size or move it"
+        )
+
+
+def _given(config: "DreamConfig") -> Iterator[str]:
+    if length := config.decoder.unconditional_length:
+        yield f"decoder.unconditional_length: {length}, but queries stand for it; use 0"
+
+
+def _same_size(config: "DreamConfig") -> Iterator[str]:
+    drawn, seen = config.decoder.resolution, config.vision.resolution
+    if not config.decoder.latents and drawn != seen:
+        yield f"decoder.resolution: {drawn} pixels are drawn and {seen} are seen; make them equal"
+
+
+def _learns(config: "DreamConfig") -> Iterator[str]:
+    weights = {name: getattr(config, f"{name}_weight") for name in ("text", "vision", "decoder", "contrast")}
+    if not any(weights.values()):
+        yield f"text_weight: of {weights} one must be above 0; change them"
+
+
+def _captions(config: "DreamConfig") -> Iterator[str]:
+    if (config.decoder_weight or config.contrast_weight) and not config.captioned:
+        yield "decoder.text_vocab_size: 0, but captions are to be read; give the number of ids"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +116,18 @@ class DreamConfig:
     vision: VisualConfig
     language: TransformerConfig
     decoder: DecoderConfig
-    queries: int
-    dream_start: int
-    rope_theta: float = 10_000.0
-    stripe: int = 0
-    text_weight: float = 1.0
-    vision_weight: float = 10.0
-    decoder_weight: float = 0.0
-    contrast_weight: float = 0.0
-    contrast_width: int = 64
-    trains: tuple[str, ...] = ()
+    queries: Annotated[int, SIZE]
+    dream_start: Annotated[int, SIZE]
+    rope_theta: Annotated[float, POSITIVE] = 10_000.0
+    stripe: Annotated[int, COUNT] = 0
+    text_weight: Annotated[float, COUNT] = 1.0
+    vision_weight: Annotated[float, COUNT] = 10.0
+    decoder_weight: Annotated[float, COUNT] = 0.0
+    contrast_weight: Annotated[float, COUNT] = 0.0
+    contrast_width: Annotated[int, SIZE] = 64
+    trains: tuple[Annotated[str, Limits(choices=PARTS)], ...] = ()
+
+    RULES: ClassVar[Rules] = (_text_alone, _specials, _given, _same_size, _learns, _captions)
 
     def __post_init__(self):
         for name, kind in (
@@ -110,37 +138,7 @@ class DreamConfig:
             if isinstance(getattr(self, name), dict):
                 object.__setattr__(self, name, kind(**getattr(self, name)))
         object.__setattr__(self, "trains", tuple(self.trains))
-        if self.queries < 1:
-            raise UserError(f"queries: {self.queries} dream nothing; the paper has 64")
-        if self.language.vision_vocab_size:
-            size = self.language.vision_vocab_size
-            raise UserError(f"language.vision_vocab_size: {size}, but pictures come as patches; use 0")
-        last = self.dream_start + len(SPECIALS) - 1
-        if self.dream_start < 1 or last >= self.language.vocab_size:
-            raise UserError(
-                f"dream_start: {self.dream_start}, so that ids go up to {last}, of a vocabulary of "
-                f"{self.language.vocab_size}; raise language.vocab_size or move it"
-            )
-        if self.decoder.unconditional_length:
-            length = self.decoder.unconditional_length
-            raise UserError(f"decoder.unconditional_length: {length}, but queries stand for it; use 0")
-        if not self.decoder.latents and self.decoder.resolution != self.vision.resolution:
-            raise UserError(
-                f"decoder.resolution: {self.decoder.resolution} pixels are drawn and "
-                f"{self.vision.resolution} are seen; make them equal"
-            )
-        weights = {
-            name: getattr(self, f"{name}_weight") for name in ("text", "vision", "decoder", "contrast")
-        }
-        if min(weights.values()) < 0 or not any(weights.values()):
-            raise UserError(
-                f"text_weight: of {weights} none may be below 0 and one must be above; change them"
-            )
-        if (weights["decoder"] or weights["contrast"]) and not self.captioned:
-            raise UserError("decoder.text_vocab_size: 0, but captions are to be read; give the number of ids")
-        for part in self.trains:
-            if part not in PARTS:
-                raise UserError(f"trains: there is no part {part!r}; choose from {', '.join(PARTS)}")
+        check(self)
 
     @property
     def span(self) -> int:

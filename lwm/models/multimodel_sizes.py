@@ -1,15 +1,30 @@
 """The shape of a MultiModel, and its sizes. Plain Python, like `sizes`."""
 
 import dataclasses
-import math
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
-from lwm.errors import UserError
+from lwm.limits import COUNT, SHARE, SIZE, Limits, Rules, check
 
 DTYPES = ("float32", "bfloat16")
 KINDS = ("classify", "caption", "speech", "translate")
 DECODED = KINDS[1:]
 ABLATIONS = ("", "experts", "attention", "convolution")
 WIRINGS = ("paper", "code")
+_HOPS = Limits(least=1, multiple_of="hop")
+
+
+def _tasks(config: "MultiModelConfig") -> Iterator[str]:
+    tasks, kinds = config.tasks, config.kinds
+    if not tasks or len(set(tasks)) < len(tasks):
+        yield f"tasks: {list(tasks)} is empty or names one twice; give each task once"
+    elif len(kinds) != len(tasks):
+        yield f"kinds: {len(kinds)} for {len(tasks)} tasks; give one for each"
+
+
+def _end(config: "MultiModelConfig") -> Iterator[str]:
+    if config.eos >= config.vocab_size:
+        yield f"eos: {config.eos} is not among the {config.vocab_size} ids; choose one that is"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,73 +57,40 @@ class MultiModelConfig:
     """
 
     tasks: tuple[str, ...]
-    kinds: tuple[str, ...]
-    classes: int
-    vocab_size: int
-    width: int
-    heads: int
-    experts: int
-    top_k: int
-    expert_ffn: int
-    resolution: int
-    samples: int
-    source_length: int
-    target_length: int
-    sample_rate: int = 8000
-    window: int = 256
-    hop: int = 128
-    audio_blocks: int = 3
-    audio_channels: int = 16
+    kinds: tuple[Annotated[str, Limits(choices=KINDS)], ...]
+    classes: Annotated[int, SIZE]
+    vocab_size: Annotated[int, SIZE]
+    width: Annotated[int, SIZE]
+    heads: Annotated[int, Limits(least=1, divides="width")]
+    experts: Annotated[int, SIZE]
+    top_k: Annotated[int, Limits(least=1, most="experts")]
+    expert_ffn: Annotated[int, SIZE]
+    resolution: Annotated[int, SIZE]
+    samples: Annotated[int, _HOPS]
+    source_length: Annotated[int, SIZE]
+    target_length: Annotated[int, SIZE]
+    sample_rate: Annotated[int, SIZE] = 8000
+    window: Annotated[int, _HOPS] = 256
+    hop: Annotated[int, SIZE] = 128
+    audio_blocks: Annotated[int, SIZE] = 3
+    audio_channels: Annotated[int, SIZE] = 16
     audio_halves: bool = True
-    capacity_factor: float = 1.5
-    evaluation_capacity: float = 0.0
-    balance_weight: float = 0.01
-    dropout: float = 0.1
-    label_smoothing: float = 0.1
-    without: str = ""
-    wiring: str = "paper"
-    eos: int = 2
-    dtype: str = "float32"
+    capacity_factor: Annotated[float, COUNT] = 1.5
+    evaluation_capacity: Annotated[float, COUNT] = 0.0
+    balance_weight: Annotated[float, COUNT] = 0.01
+    dropout: Annotated[float, SHARE] = 0.1
+    label_smoothing: Annotated[float, SHARE] = 0.1
+    without: Annotated[str, Limits(choices=ABLATIONS)] = ""
+    wiring: Annotated[str, Limits(choices=WIRINGS)] = "paper"
+    eos: Annotated[int, SIZE] = 2
+    dtype: Annotated[str, Limits(choices=DTYPES)] = "float32"
+
+    RULES: ClassVar[Rules] = (_tasks, _end)
 
     def __post_init__(self):
         for field in ("tasks", "kinds"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise UserError(f"tasks: {list(self.tasks)} is empty or names one twice; give each task once")
-        if len(self.kinds) != len(self.tasks):
-            raise UserError(f"kinds: {len(self.kinds)} for {len(self.tasks)} tasks; give one for each")
-        for task, kind in zip(self.tasks, self.kinds, strict=True):
-            if kind not in KINDS:
-                raise UserError(f"kinds: {kind!r} of task {task} is unknown; choose from {', '.join(KINDS)}")
-        self._check_numbers()
-        for field, choices in (("without", ABLATIONS), ("wiring", WIRINGS), ("dtype", DTYPES)):
-            if getattr(self, field) not in choices:
-                names = ", ".join(repr(choice) for choice in choices)
-                raise UserError(f"{field}: {getattr(self, field)!r} is unknown; choose from {names}")
-
-    def _check_numbers(self):
-        sizes = "classes vocab_size width heads experts top_k expert_ffn resolution samples source_length"
-        sizes += " target_length sample_rate window hop audio_blocks audio_channels"
-        for field in sizes.split():
-            if getattr(self, field) < 1:
-                raise UserError(f"{field}: {getattr(self, field)} is not a size; give 1 or more")
-        for field in ("capacity_factor", "evaluation_capacity", "balance_weight"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise UserError(f"{field}: {getattr(self, field)} is out of range; give 0 or more")
-        for field in ("dropout", "label_smoothing"):
-            if not 0 <= getattr(self, field) < 1:
-                raise UserError(f"{field}: {getattr(self, field)} is no share; give 0 to below 1")
-        if self.width % self.heads:
-            raise UserError(f"heads: {self.heads} does not divide width = {self.width}; choose a divisor")
-        if self.top_k > self.experts:
-            raise UserError(f"top_k: {self.top_k} of {self.experts} experts; choose 1 to {self.experts}")
-        for field in ("window", "samples"):
-            if getattr(self, field) % self.hop:
-                raise UserError(
-                    f"{field}: {getattr(self, field)} is no multiple of hop = {self.hop}; use one"
-                )
-        if not 0 < self.eos < self.vocab_size:
-            raise UserError(f"eos: {self.eos} is not among the {self.vocab_size} ids; 0 is padding")
+        check(self)
 
     def of_kind(self, *kinds: str) -> bool:
         """Whether a task is of one of these kinds."""

@@ -4,8 +4,10 @@ Plain Python, so that size tables, FLOP counts and scaling laws need no JAX.
 """
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
-from lwm.errors import UserError
+from lwm.limits import COUNT, POSITIVE, SIZE, Limits, Rules, check
 
 DTYPES = ("float32", "bfloat16")
 REMAT_POLICIES = (
@@ -15,6 +17,16 @@ REMAT_POLICIES = (
     "dots_with_no_batch_dims_saveable",
     "offload",
 )
+
+
+def _bands(config: "TransformerConfig") -> Iterator[str]:
+    if config.rope_low >= config.rope_high:
+        yield f"rope_low: {config.rope_low} is not below rope_high = {config.rope_high}; lower it"
+
+
+def _learns(config: "TransformerConfig") -> Iterator[str]:
+    if not config.text_weight and not (config.vision_weight and config.vision_vocab_size):
+        yield "text_weight: 0 leaves no loss to train on; raise it or vision_weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,83 +59,36 @@ class TransformerConfig:
         UserError: a field that no network can be built from.
     """
 
-    vocab_size: int
-    vision_vocab_size: int
-    width: int
-    ffn: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rope_theta: float = 10_000.0
-    rope_factor: float = 1.0
-    rope_low: float = 1.0
-    rope_high: float = 4.0
-    rope_original: int = 8192
+    vocab_size: Annotated[int, SIZE]
+    vision_vocab_size: Annotated[int, COUNT]
+    width: Annotated[int, SIZE]
+    ffn: Annotated[int, SIZE]
+    layers: Annotated[int, SIZE]
+    heads: Annotated[int, SIZE]
+    kv_heads: Annotated[int, Limits(least=1, divides="heads")]
+    head_dim: Annotated[int, Limits(least=2, multiple_of=2)]  # rotary embeddings turn pairs
+    rope_theta: Annotated[float, POSITIVE] = 10_000.0
+    rope_factor: Annotated[float, Limits(least=1)] = 1.0
+    rope_low: Annotated[float, POSITIVE] = 1.0
+    rope_high: Annotated[float, POSITIVE] = 4.0
+    rope_original: Annotated[int, SIZE] = 8192
     tied: bool = False
-    norm_eps: float = 1e-6
-    init_std: float = 0.02
-    dtype: str = "float32"
-    remat: str = "nothing_saveable"
+    norm_eps: Annotated[float, COUNT] = 1e-6
+    init_std: Annotated[float, POSITIVE] = 0.02
+    dtype: Annotated[str, Limits(choices=DTYPES)] = "float32"
+    remat: Annotated[str, Limits(choices=REMAT_POLICIES)] = "nothing_saveable"
     scan: bool = True
-    ffn_chunk: int = 0
-    loss_chunk: int = 0
-    attention_block: int = 512
-    stripe: int = 0
-    text_weight: float = 0.5
-    vision_weight: float = 0.5
+    ffn_chunk: Annotated[int, COUNT] = 0
+    loss_chunk: Annotated[int, COUNT] = 0
+    attention_block: Annotated[int, SIZE] = 512
+    stripe: Annotated[int, COUNT] = 0
+    text_weight: Annotated[float, COUNT] = 0.5
+    vision_weight: Annotated[float, COUNT] = 0.5
+
+    RULES: ClassVar[Rules] = (_bands, _learns)
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kinds = (int, float) if field.type is float else field.type
-            if not isinstance(value, kinds) or (isinstance(value, bool) and field.type is not bool):
-                raise UserError(f"{field.name}: {value!r} is no {field.type.__name__}; change its type")
-        for field in (
-            "vocab_size",
-            "width",
-            "ffn",
-            "layers",
-            "heads",
-            "kv_heads",
-            "head_dim",
-            "attention_block",
-            "rope_original",
-        ):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field}: {getattr(self, field)} is not a size; give 1 or more")
-        for field in (
-            "vision_vocab_size",
-            "ffn_chunk",
-            "loss_chunk",
-            "stripe",
-            "text_weight",
-            "vision_weight",
-        ):
-            if getattr(self, field) < 0:
-                raise UserError(f"{field}: {getattr(self, field)} is negative; give 0 or more")
-        if self.heads % self.kv_heads:
-            raise UserError(
-                f"kv_heads: {self.kv_heads} does not divide heads = {self.heads}; choose a divisor"
-            )
-        if self.head_dim % 2:
-            raise UserError(f"head_dim: {self.head_dim} is odd; rotary embeddings turn pairs, make it even")
-        if self.init_std <= 0:
-            raise UserError(f"init_std: {self.init_std} is not positive; LLaMA starts from 0.02")
-        if self.rope_theta <= 0:
-            raise UserError(f"rope_theta: {self.rope_theta} is not positive; LLaMA starts from 10000")
-        if self.rope_factor < 1:
-            raise UserError(
-                f"rope_factor: {self.rope_factor} would speed positions up; give 1 (none) or more"
-            )
-        if not 0 < self.rope_low < self.rope_high:
-            raise UserError(f"rope_low: {self.rope_low} is not between 0 and rope_high = {self.rope_high}")
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(f"remat: {self.remat!r} is unknown; choose one of {', '.join(REMAT_POLICIES)}")
-        if not self.text_weight and not (self.vision_weight and self.vision_vocab_size):
-            raise UserError("text_weight: 0 leaves no loss to train on; raise it or vision_weight")
+        check(self)
 
 
 # LLaMA-2 (2307.09288; widths, depths and heads as in 2302.13971) with the tables of LWM (2402.08268): 8192

@@ -1,12 +1,29 @@
 """The shape of a diffusion U-Net and of the decoder around it, and the sizes there are. Plain Python."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
-from lwm.errors import UserError
+from lwm.limits import COUNT, SHARE, SIZE, Limits, Rules, check
 from lwm.models.sizes import DTYPES
 
 PREDICTIONS = ("epsilon", "v")
 SCHEDULES = ("cosine", "linear", "scaled_linear")
+
+
+def _levels(config: "UNetConfig") -> Iterator[str]:
+    levels, attention = list(config.multipliers), list(config.attention)
+    if not levels:
+        yield "multipliers: [] has no level; give numbers from 1 up"
+        return
+    if len(attention) != len(levels):
+        yield f"attention: {attention} for multipliers = {levels}; give one for each of {len(levels)} levels"
+        return
+    for level, (multiplier, attends) in enumerate(zip(levels, attention, strict=True)):
+        width, last = config.channels * multiplier, level + 1 == len(levels)
+        if (attends or last) and width % config.head_dim:
+            found = f"{config.head_dim} does not divide the {width} channels of level {level}"
+            yield f"head_dim: {found}; choose a divisor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,55 +52,48 @@ class UNetConfig:
         UserError: a field that no network can be built from.
     """
 
-    image_channels: int
-    channels: int
-    multipliers: tuple[int, ...]
+    image_channels: Annotated[int, SIZE]
+    channels: Annotated[int, SIZE]
+    multipliers: tuple[Annotated[int, SIZE], ...]
     attention: tuple[bool, ...]
-    blocks: int
-    head_dim: int
-    condition_width: int
-    transformer_layers: int = 1
-    groups: int = 32
-    patch: int = 1
-    dtype: str = "float32"
+    blocks: Annotated[int, SIZE]
+    head_dim: Annotated[int, SIZE]
+    condition_width: Annotated[int, SIZE]
+    transformer_layers: Annotated[int, SIZE] = 1
+    groups: Annotated[int, Limits(least=1, divides="channels")] = 32
+    patch: Annotated[int, SIZE] = 1
+    dtype: Annotated[str, Limits(choices=DTYPES)] = "float32"
     remat: bool = False
-    attention_block: int = 512
+    attention_block: Annotated[int, SIZE] = 512
+
+    RULES: ClassVar[Rules] = (_levels,)
 
     def __post_init__(self):
         for field in ("multipliers", "attention"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        for field in ("image_channels", "channels", "blocks", "head_dim", "condition_width"):
-            self._at_least(field, 1)
-        for field in ("transformer_layers", "groups", "patch", "attention_block"):
-            self._at_least(field, 1)
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise UserError(f"multipliers: {self.multipliers} is no list of levels; give numbers from 1 up")
-        if len(self.attention) != len(self.multipliers):
-            raise UserError(
-                f"attention: {self.attention} has {len(self.attention)} entries; give one for each of the "
-                f"{len(self.multipliers)} levels of multipliers"
-            )
-        if self.channels % self.groups:
-            raise UserError(f"groups: {self.groups} does not divide channels, {self.channels}; use a divisor")
-        for level, (multiplier, attends) in enumerate(zip(self.multipliers, self.attention, strict=True)):
-            width, last = self.channels * multiplier, level + 1 == len(self.multipliers)
-            if (attends or last) and width % self.head_dim:
-                raise UserError(
-                    f"head_dim: {self.head_dim} does not divide the {width} channels of level {level}; "
-                    "use a divisor"
-                )
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        check(self)
 
     @property
     def factor(self) -> int:
         """What the sides of a picture have to be multiples of."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
 
-    def _at_least(self, field, least):
-        value = getattr(self, field)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{field}: {value!r} is out of range; give a whole number, {least} or more")
+
+def _grid(config: "DecoderConfig") -> Iterator[str]:
+    if config.resolution % config.factor:
+        yield f"resolution: {config.resolution} is no multiple of {config.factor}; use one that is"
+
+
+def _reads(config: "DecoderConfig") -> Iterator[str]:
+    """A text encoder has layers, and heads that its width can be cut into."""
+    if not config.text_vocab_size:
+        return
+    for field in ("text_layers", "text_ffn", "text_length"):
+        if getattr(config, field) < 1:
+            yield f"{field}: {getattr(config, field)} is too small; use 1 or more, or text_vocab_size = 0"
+    if config.condition_width % config.text_heads:
+        whole = f"condition_width = {config.condition_width}"
+        yield f"text_heads: {config.text_heads} does not divide {whole}; choose a divisor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,46 +114,23 @@ class DecoderConfig(UNetConfig):
         text_layers, text_heads, text_ffn, text_length: of the text encoder; its longest text.
     """
 
-    resolution: int = 32
+    resolution: Annotated[int, SIZE] = 32
     latents: bool = False
-    schedule: str = "cosine"
-    times: int = 1000
-    prediction: str = "v"
-    gamma: float = 5.0
-    noise_offset: float = 0.0
-    input_perturbation: float = 0.0
-    drop_rate: float = 0.1
-    unconditional_length: int = 1
-    text_vocab_size: int = 0
-    text_layers: int = 0
-    text_heads: int = 1
-    text_ffn: int = 0
-    text_length: int = 0
+    schedule: Annotated[str, Limits(choices=SCHEDULES)] = "cosine"
+    times: Annotated[int, SIZE] = 1000
+    prediction: Annotated[str, Limits(choices=PREDICTIONS)] = "v"
+    gamma: Annotated[float, COUNT] = 5.0
+    noise_offset: Annotated[float, COUNT] = 0.0
+    input_perturbation: Annotated[float, COUNT] = 0.0
+    drop_rate: Annotated[float, SHARE] = 0.1
+    unconditional_length: Annotated[int, COUNT] = 1
+    text_vocab_size: Annotated[int, COUNT] = 0
+    text_layers: Annotated[int, COUNT] = 0
+    text_heads: Annotated[int, SIZE] = 1
+    text_ffn: Annotated[int, COUNT] = 0
+    text_length: Annotated[int, COUNT] = 0
 
-    def __post_init__(self):
-        super().__post_init__()
-        for field in ("times", "resolution", "text_heads"):
-            self._at_least(field, 1)
-        for field in ("unconditional_length", "text_vocab_size", "text_layers"):
-            self._at_least(field, 0)
-        if self.resolution % self.factor:
-            raise UserError(f"resolution: {self.resolution} is no multiple of {self.factor}; use one that is")
-        for field, known in (("schedule", SCHEDULES), ("prediction", PREDICTIONS)):
-            if getattr(self, field) not in known:
-                raise UserError(f"{field}: {getattr(self, field)!r} is unknown; use {' or '.join(known)}")
-        for field in ("gamma", "noise_offset", "input_perturbation"):
-            if getattr(self, field) < 0:
-                raise UserError(f"{field}: {getattr(self, field)} is negative; give 0 or more")
-        if not 0 <= self.drop_rate < 1:
-            raise UserError(f"drop_rate: {self.drop_rate} is no share; give 0 or more and less than 1")
-        if self.text_vocab_size:
-            for field in ("text_layers", "text_ffn", "text_length"):
-                self._at_least(field, 1)
-            if self.condition_width % self.text_heads:
-                raise UserError(
-                    f"text_heads: {self.text_heads} does not divide condition_width, {self.condition_width}; "
-                    "use a divisor"
-                )
+    RULES: ClassVar[Rules] = (*UNetConfig.RULES, _grid, _reads)
 
 
 SIZES = {

@@ -1,48 +1,57 @@
-"""The shape of a VQGAN (2012.09841), its losses, and the sizes there are. Plain Python."""
+"""The shape of a VQGAN, and its sizes. Plain Python, like `sizes`."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Annotated, ClassVar
 
-from lwm.errors import UserError
+from lwm.limits import COUNT, SIZE, Limits, Rules, check
 from lwm.models.sizes import DTYPES
+
+
+def _grid(config: "VQGANConfig") -> Iterator[str]:
+    if not config.multipliers:
+        yield "multipliers: [] has no level; give numbers from 1 up"
+    elif config.resolution % config.factor:
+        yield f"resolution: {config.resolution} is no multiple of {config.factor}; use one that is"
+
+
+def _counted(config: "VQGANConfig") -> Iterator[str]:
+    if config.adversarial_start and not config.refresh_every:
+        yield "refresh_every: 0 leaves the steps to adversarial_start uncounted; use 1 or more"
 
 
 @dataclasses.dataclass(frozen=True)
 class VQGANConfig:
     """Shape and losses; see `SIZES`. Raises UserError when the shape is impossible."""
 
-    resolution: int  # frames are resolution × resolution pixels
-    channels: int
-    multipliers: tuple[int, ...]  # channels of each level, in units of `channels`; a level halves the grid
-    blocks: int  # residual blocks of an encoder level
-    latent_channels: int
-    codes: int  # V
-    code_channels: int  # C
-    patch: int = 1  # pixels folded into channels before the first convolution
-    groups: int = 32  # of GroupNorm
+    resolution: Annotated[int, SIZE]  # frames are resolution × resolution pixels
+    channels: Annotated[int, SIZE]
+    multipliers: tuple[Annotated[int, SIZE], ...]  # in units of `channels`; a level halves the grid
+    blocks: Annotated[int, COUNT]  # residual blocks of an encoder level
+    latent_channels: Annotated[int, SIZE]
+    codes: Annotated[int, SIZE]  # V
+    code_channels: Annotated[int, SIZE]  # C
+    patch: Annotated[int, SIZE] = 1  # pixels folded into channels before the first convolution
+    groups: Annotated[int, Limits(least=1, divides="channels")] = 32  # of GroupNorm
     shortcut: bool = False  # a linear map of each patch beside the encoder and the decoder
     cosine: bool = False  # look codes up by angle instead of by distance
-    l1_weight: float = 1.0
-    l2_weight: float = 0.0
-    codebook_weight: float = 1.0
-    commitment_weight: float = 0.25
-    adversarial_weight: float = 0.0  # 0: no discriminator
-    adversarial_start: int = 0  # in optimizer steps, counted by `refresh`
-    discriminator_channels: int = 64
-    discriminator_layers: int = 3
-    refresh_every: int = 100  # optimizer steps from one revival of dead codes to the next; 0: never
-    refresh_noise: float = 0.01  # in standard deviations of the latents
-    dtype: str = "float32"  # of the computation; parameters and losses stay float32
+    l1_weight: Annotated[float, COUNT] = 1.0
+    l2_weight: Annotated[float, COUNT] = 0.0
+    codebook_weight: Annotated[float, COUNT] = 1.0
+    commitment_weight: Annotated[float, COUNT] = 0.25
+    adversarial_weight: Annotated[float, COUNT] = 0.0  # 0: no discriminator
+    adversarial_start: Annotated[int, COUNT] = 0  # in optimizer steps, counted by `refresh`
+    discriminator_channels: Annotated[int, SIZE] = 64
+    discriminator_layers: Annotated[int, SIZE] = 3
+    refresh_every: Annotated[int, COUNT] = 100  # steps between revivals of dead codes; 0: never
+    refresh_noise: Annotated[float, COUNT] = 0.01  # in standard deviations of the latents
+    dtype: Annotated[str, Limits(choices=DTYPES)] = "float32"  # parameters and losses stay float32
+
+    RULES: ClassVar[Rules] = (_grid, _counted)
 
     def __post_init__(self):
         object.__setattr__(self, "multipliers", tuple(self.multipliers))
-        if self.resolution % self.factor:
-            raise UserError(f"resolution: {self.resolution} is no multiple of {self.factor}; use one that is")
-        if self.channels % self.groups:
-            raise UserError(f"groups: {self.groups} does not divide channels, {self.channels}; use a divisor")
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype: {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-        if self.adversarial_start and not self.refresh_every:
-            raise UserError("refresh_every: 0 leaves the steps to adversarial_start uncounted; use 1 or more")
+        check(self)
 
     @property
     def factor(self) -> int:

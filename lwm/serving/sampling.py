@@ -99,7 +99,7 @@ def _kind(workdir: epath.PathLike) -> Any:
     """The class whose rules parameters are loaded by, before anything is known of them but a name."""
     path = epath.Path(workdir) / "config.json"
     name = (json.loads(path.read_text()) if path.exists() else {}).get("model", {}).get("name")
-    return MODELS[name if name in TRANSFORMERS else "lwm"][0]
+    return MODELS[name if name in TRANSFORMERS else "lwm"]
 
 
 def tokenizer_of(workdir: epath.PathLike, data: str) -> Tokenizer:

@@ -1,11 +1,13 @@
 """From a description of an experiment to trained weights.
 
 schema.py       nested mappings to checked dataclasses
-stages.py       one stage of a run and the rules it must keep
+stages.py       one stage of a run, its mesh on so many devices; stage_rules.py  what its fields keep together
 experiment.py   the whole experiment, field by field
+model_block.py  the model of a config; suitability.py  whether a stage and a model go together
+validation.py   all of these at once, without JAX
 inputs.py       the batches that a stage reads
 plan.py         a stage on the devices of this run, checked before anything is compiled or written
-workdir.py      which run a folder belongs to
+workdir.py      which run a folder belongs to; provenance.py  what each start of it was made of
 optimizers.py   schedules and AdamW
 state.py        parameters, moments and key; where they live
 step.py         one optimizer step

@@ -1,11 +1,13 @@
 """Everything that a run is told: the fields of a config, checked by `schema.build`."""
 
+import contextlib
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
 
-from lwm.errors import UserError
+from lwm.limits import COUNT, SHARE, SIZE, Rules, Unread
 from lwm.training import schema
-from lwm.training.stages import Stage, check_growth, check_stage
+from lwm.training.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,30 +19,39 @@ class Data:
 class Optimizer:
     """AdamW; the defaults are those of LWM's training code (2402.08268 and its release)."""
 
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0  # largest global norm of a gradient; 0 = no clipping
-
-    def __post_init__(self):
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(
-                    f"config.optimizer.{name}: {getattr(self, name)} is no decay; use 0 to below 1"
-                )
-        for name in ("eps", "weight_decay", "clip"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"config.optimizer.{name}: {getattr(self, name)} is negative; use 0 or more")
+    b1: Annotated[float, SHARE] = 0.9
+    b2: Annotated[float, SHARE] = 0.95
+    eps: Annotated[float, COUNT] = 1e-8
+    weight_decay: Annotated[float, COUNT] = 0.1
+    clip: Annotated[float, COUNT] = 1.0  # largest global norm of a gradient; 0 = no clipping
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    keep: int = 1  # checkpoints of each stage that stay, the newest ones; 0 = all
+    keep: Annotated[int, COUNT] = 1  # checkpoints of each stage that stay, the newest ones; 0 = all
 
-    def __post_init__(self):
-        if self.keep < 0:
-            raise UserError(f"config.checkpoint.keep: {self.keep} is negative; use 0 (all) or more")
+
+def _named(experiment: "Experiment") -> Iterator[str]:
+    if not experiment.experiment:
+        yield "experiment: '' is no name; give the experiment one"
+
+
+def _staged(experiment: "Experiment") -> Iterator[str]:
+    if not experiment.stages:
+        yield "stages: {} has no stage; describe at least one"
+
+
+def _growing(experiment: "Experiment") -> Iterator[str]:
+    """Neither the context nor theta shrinks from one stage to the next (2402.08268, section 3.1)."""
+    stages = list(experiment.stages.items())
+    for (earlier, before), (later, after) in zip(stages, stages[1:], strict=False):
+        for field in ("context_length", "rope_theta"):
+            with contextlib.suppress(Unread):
+                least, value = getattr(before, field), getattr(after, field)
+                if value < least:
+                    why = f"is less than {least:g} of stage {earlier}"
+                    fix = "stages must not shrink: raise it or change their order"
+                    yield f"stages.{later}.{field}: {value!r} {why}; {fix}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,28 +72,19 @@ class Experiment:
     stages: dict[str, Stage]
     data: Data = Data()
     init: str = ""
-    seed: int = 0
+    seed: Annotated[int, COUNT] = 0
     optimizer: Optimizer = Optimizer()
-    log_every: int = 10
+    log_every: Annotated[int, SIZE] = 10
     checkpoint: Checkpoint = Checkpoint()
+
+    RULES: ClassVar[Rules] = (_named, _staged, _growing)
 
 
 def build_experiment(config: dict[str, Any]) -> Experiment:
     """Reads a whole config; checks all that can be checked without devices, data or a model.
 
     Raises:
-      UserError: a field is unknown, missing, of the wrong type or out of range.
+      UserError: fields are unknown, missing, of the wrong type or out of range, or do not go together; with a
+        line for each.
     """
-    experiment = schema.build(Experiment, config, path="config")
-    if not experiment.experiment:
-        raise UserError("config.experiment: '' is no name; give the experiment one")
-    if experiment.log_every < 1:
-        raise UserError(f"config.log_every: {experiment.log_every} steps; use 1 or more")
-    if experiment.seed < 0:
-        raise UserError(f"config.seed: {experiment.seed} is negative; use 0 or more")
-    if not experiment.stages:
-        raise UserError("config.stages: {} has no stage; describe at least one")
-    for stage in experiment.stages.values():
-        check_stage(stage)
-    check_growth(list(experiment.stages.values()))
-    return experiment
+    return schema.build(Experiment, config, path="config")

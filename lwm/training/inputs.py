@@ -10,10 +10,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lwm.errors import UserError
 from lwm.parallel.sharding import BATCH
-from lwm.training.page_inputs import check_page_data, check_pages, open_page_batches, page_arrays
+from lwm.training.page_inputs import check_page_data, open_page_batches, page_arrays
 from lwm.training.schema import suggest
 from lwm.training.stages import Stage
-from lwm.training.task_inputs import check_task_data, check_tasks, open_task_batches, task_shapes
+from lwm.training.suitability import check_suitability
+from lwm.training.task_inputs import check_task_data, open_task_batches, task_shapes
 
 _TOKENS = {
     "tokens": np.int32,
@@ -42,18 +43,15 @@ def batch_shapes(stage: Stage, config: Any = None, ring: int = 1, ways: int = 1)
       ways: devices on "data" and "fsdp", to a multiple of which the rows of each kind of tasks are filled up.
 
     Raises:
-      UserError: the stage asks about clips and the model sees no frames, or the other way round; or its
-        mixture is of tasks that the model does not have.
+      UserError: the stage and the model do not go together.
     """
-    check_tasks(stage, config)
-    check_pages(stage, config)
+    check_suitability(stage, config)
     if stage.of_tasks:
         return task_shapes(stage, config, ways)
     side = getattr(config, "resolution", 0)
     if stage.of_images:
         return {"images": jax.ShapeDtypeStruct((stage.rows, side, side, 3), np.uint8)}
     arrays = {name: ((stage.context_length,), dtype) for name, dtype in _TOKENS.items()}
-    _check_sight(stage, config)
     if stage.of_pages:
         arrays |= page_arrays(stage, config, ring)
     if stage.of_clips:
@@ -195,16 +193,6 @@ def open_batches(
         swap_order=stage.swap_order,
         **common,
     )
-
-
-def _check_sight(stage: Stage, config: Any) -> None:
-    where, sees = f"config.stages.{stage.name}.frames", hasattr(config, "frame_tokens")
-    if stage.of_clips and not sees:
-        raise UserError(
-            f"{where}: {stage.frames} for a model that sees no frames; leave it out, or set config.model.name"
-        )
-    if sees and not stage.of_clips:
-        raise UserError(f"{where}: 0 frames for a model that looks at clips; give for example 64")
 
 
 def _check_resolution(manifest: dict, model_config: Any) -> None:

@@ -23,6 +23,7 @@ from lwm.training.metrics import MetricsLog
 from lwm.training.plan import Plan, check_space, make_plan
 from lwm.training.program import train_step
 from lwm.training.progress import Report
+from lwm.training.provenance import write_start
 from lwm.training.recorder import Recorder
 from lwm.training.schema import suggest
 from lwm.training.stages import Stage
@@ -92,6 +93,9 @@ def train(
             check_init(plans[0], experiment, parent_folder(experiment, workdir, 0))
         if jax.process_index() == 0:
             write_config(workdir, config)
+            write_start(
+                workdir, config, {plan.stage.name: plan.model.config for plan in plans}, jax.devices()
+            )
         run = Run(experiment, workdir, MetricsLog(workdir / "metrics.jsonl"), report, interrupts)
         for plan in plans:
             if plan.index and names[plan.index - 1] == stop_after:

@@ -28,29 +28,6 @@ def page_arrays(stage: Stage, config: Any, ring: int) -> Arrays:
     return arrays
 
 
-def check_pages(stage: Stage, config: Any) -> None:
-    """Checks that a stage of documents goes with a model that reads them, and no other stage with it.
-
-    Raises:
-      UserError: they do not go together.
-    """
-    reads, where = hasattr(config, "dream_start"), f"config.stages.{stage.name}"
-    if stage.of_pages and not reads:
-        fix = "leave it out, or set config.model.name to 'dreamllm'"
-        raise UserError(f"{where}.images: {stage.images} for a model that reads no documents; {fix}")
-    if reads and not stage.of_pages:
-        raise UserError(
-            f"{where}.images: 0 for a model that reads documents with pictures; give for example 4"
-        )
-    if stage.of_captions and not (reads and config.decoder.text_vocab_size):
-        raise UserError(
-            f"{where}.decoder_weight: {stage.decoder_weight}, contrast_weight {stage.contrast_weight} need "
-            "captions, which the model does not read; set both to 0, or give decoder.text_vocab_size"
-        )
-    if stage.trains and not hasattr(config, "trains"):
-        raise UserError(f"{where}.trains: {stage.trains} for a model that has no such parts; leave it out")
-
-
 def check_page_data(stage: Stage, manifest: dict, config: Any) -> None:
     """Checks that the data folder has what a stage asks for, and that the model can read it.
 

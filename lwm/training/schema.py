@@ -1,103 +1,98 @@
-"""Builds frozen dataclasses from nested mappings, naming the field, the value and the fix when it cannot."""
+"""Builds frozen dataclasses from nested mappings, naming every field that is wrong, its value and the fix."""
 
 import dataclasses
 import difflib
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from lwm.errors import UserError
+from lwm import limits
+from lwm.errors import refuse
+from lwm.limits import suggest
 
 T = TypeVar("T")
-
-_ADVICE = {
-    int: "write a whole number",
-    float: "write a number",
-    str: "write a text",
-    bool: "write True or False",
-    dict: "write a block of fields",
-    tuple: "write a list",
-}
 
 
 def build(cls: type[T], block: Any, *, path: str) -> T:
     """Builds the dataclass `cls` from a mapping, its dataclass fields and mappings of dataclasses included.
 
     Args:
-      cls: a dataclass with fields of int, float, str, bool, dict, dict[str, X], tuple[X, ...] or dataclasses.
-        A dataclass in a `dict[str, X]` with a field `name` takes its key for it.
+      cls: a dataclass with fields of int, float, str, bool, dict, dict[str, X], tuple[X, ...] or dataclasses,
+        with limits and rules (see `lwm.limits`) or without. A dataclass in a `dict[str, X]` with a field
+        `name` takes its key for it.
       block: a mapping from field names to values; whole numbers will do for floats.
       path: what to call the block in messages, "config.stages.s8k".
 
     Raises:
-      UserError: an unknown or missing field, or a value of the wrong type.
+      UserError: an unknown or missing field, a value of the wrong type or out of range, or values that do not
+        go together; with a line for each.
     """
+    built, lines = read(cls, block, path=path)
+    refuse(lines)
+    return built
+
+
+def read(cls: type[T], block: Any, *, path: str) -> tuple[T, list[str]]:
+    """As `build`, but returns what is wrong as lines.
+
+    With lines, the dataclass is one in which a field that is wrong by itself raises `limits.Unread`.
+    """
+    values, lines, wrong = {}, [], set()
+    fields, kinds = {field.name: field for field in dataclasses.fields(cls)}, limits.kinds(cls)
     if not isinstance(block, Mapping):
-        raise _wrong(path, dict, block)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+        return limits.relate(cls, {}, set(fields))[0], [limits.wrong_type(path, dict, block)]
     for name in block:
         if name not in fields:
-            raise UserError(
-                f"{path}.{name}: there is no such field (value {block[name]!r}); {suggest(name, fields)}"
-            )
-    types, values = typing.get_type_hints(cls), {}
+            fix = suggest(name, fields)
+            lines.append(f"{path}.{name}: there is no such field (value {block[name]!r}); {fix}")
+            # What was meant is not known, and neither missing nor left at its default.
+            wrong |= set(difflib.get_close_matches(str(name), fields, n=1)) - set(block)
     for name, field in fields.items():
         if name in block:
-            values[name] = _value(types[name], block[name], f"{path}.{name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            advice = _ADVICE.get(typing.get_origin(types[name]) or types[name], _ADVICE[dict])
-            raise UserError(f"{path}.{name}: missing (no value); {advice} there")
-    return cls(**values)
+            values[name], own, readable = _value(kinds[name], block[name], f"{path}.{name}")
+            lines += own
+            wrong |= set() if readable else {name}
+        elif field.default is not dataclasses.MISSING:
+            values[name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[name] = field.default_factory()
+        elif name not in wrong:
+            lines.append(limits.missing(f"{path}.{name}", kinds[name]))
+            wrong.add(name)
+    built, between = limits.relate(cls, values, wrong)
+    lines += [f"{path}.{line}" for line in between]
+    return built if lines else cls(**values), lines
 
 
-def suggest(name: Any, known: Collection[str]) -> str:
-    """The fix for a name that is not known: the closest one, or all of them."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
-
-
-def _value(kind: Any, value: Any, path: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+def _value(kind: Any, value: Any, path: str) -> tuple[Any, list[str], bool]:
+    """The value as the kind that it should be, what is wrong with it, and whether rules may read it."""
     if dataclasses.is_dataclass(kind):
-        return _part(kind, value, path)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise _wrong(path, dict, value)
-        return {
-            str(key): _value(arguments[1], _named(arguments[1], key, item), f"{path}.{key}")
+        return *read(kind, value, path=path), isinstance(value, Mapping)
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is dict and isinstance(value, Mapping) and dataclasses.is_dataclass(parts[1]):
+        found = {
+            str(key): read(parts[1], _named(parts[1], key, item), path=f"{path}.{key}")
             for key, item in value.items()
         }
+        return (
+            {key: own for key, (own, _) in found.items()},
+            sum((own for _, own in found.values()), []),
+            True,
+        )
+    lines = list(limits.faults(kind, value, path))
+    return (value if lines else _converted(kind, value)), lines, not lines
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    plain = typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+    origin, parts = typing.get_origin(plain), typing.get_args(plain)
+    if origin is dict:
+        return {str(key): _converted(parts[1], item) for key, item in value.items()}
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong(path, tuple, value)
-        return tuple(_value(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value))
-    if kind is dict and isinstance(value, Mapping):
-        return dict(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise _wrong(path, kind, value)
-    return value
-
-
-def _part(kind: Any, value: Any, path: str) -> Any:
-    """A dataclass inside another; what it says of its own fields is told with the path to them."""
-    try:
-        return build(kind, value, path=path)
-    except UserError as error:
-        top = path.partition(".")[0]
-        if str(error).startswith(f"{top}."):
-            raise
-        raise UserError(f"{path}.{error}") from error
+        return tuple(_converted(parts[0], item) for item in value)
+    return plain(value)
 
 
 def _named(kind: Any, key: Any, item: Any) -> Any:
-    takes_name = dataclasses.is_dataclass(kind) and "name" in {
-        field.name for field in dataclasses.fields(kind)
-    }
+    takes_name = "name" in {field.name for field in dataclasses.fields(kind)}
     return {"name": str(key), **item} if takes_name and isinstance(item, Mapping) else item
-
-
-def _wrong(path: str, kind: type, value: Any) -> UserError:
-    name = "a block" if kind is dict else "a list" if kind is tuple else kind.__name__
-    return UserError(f"{path}: expected {name}, found {value!r}; {_ADVICE[kind]}")

@@ -7,11 +7,13 @@ one before it left, on whatever mesh it asks for, and with an optimizer and a sc
 import dataclasses
 import math
 import re
+from typing import Annotated, ClassVar
 
-from lwm.data.clips import check_clips, frames_of_row
+from lwm.data.clips import frames_of_row
 from lwm.data.interleaved_forms import FORMS
-from lwm.errors import UserError
-from lwm.training.schema import suggest
+from lwm.errors import UserError, refuse
+from lwm.limits import COUNT, POSITIVE, SIZE, Limits, Rules, suggest
+from lwm.training import stage_rules
 
 SCHEDULES = ("constant", "cosine", "linear")
 WEIGHTINGS = ("example", "token")
@@ -21,10 +23,12 @@ WEIGHTINGS = ("example", "token")
 class Axes:
     """Sizes of the mesh axes; one of them may be -1, "all the remaining devices"."""
 
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-    seq: int = 1
+    data: Annotated[int, Limits(least=-1)] = 1
+    fsdp: Annotated[int, Limits(least=-1)] = 1
+    tensor: Annotated[int, Limits(least=-1)] = 1
+    seq: Annotated[int, Limits(least=-1)] = 1
+
+    RULES: ClassVar[Rules] = (stage_rules.axes,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,39 +71,41 @@ class Stage:
     """
 
     name: str
-    steps: int
-    learning_rate: float
+    steps: Annotated[int, SIZE]
+    learning_rate: Annotated[float, POSITIVE]
     mesh: Axes
-    context_length: int = 0
-    rope_theta: float = 10_000.0
-    stripe: int = 0
-    batch_tokens: int = 0
-    batch_size: int = 0
-    end_learning_rate: float = 0.0
-    warmup_steps: int = 0
-    schedule: str = "constant"
-    mixture: dict[str, float] = dataclasses.field(default_factory=dict)
-    loss_weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    context_length: Annotated[int, COUNT] = 0
+    rope_theta: Annotated[float, POSITIVE] = 10_000.0
+    stripe: Annotated[int, COUNT] = 0
+    batch_tokens: Annotated[int, COUNT] = 0
+    batch_size: Annotated[int, COUNT] = 0
+    end_learning_rate: Annotated[float, COUNT] = 0.0
+    warmup_steps: Annotated[int, Limits(least=0, most="steps")] = 0
+    schedule: Annotated[str, Limits(choices=SCHEDULES)] = "constant"
+    mixture: dict[str, Annotated[float, COUNT]] = dataclasses.field(default_factory=dict)
+    loss_weights: dict[str, Annotated[float, COUNT]] = dataclasses.field(default_factory=dict)
     shuffle_labels: tuple[str, ...] = ()
-    at_most: dict[str, int] = dataclasses.field(default_factory=dict)
-    frames: int = 0
-    shown: int = 0
+    at_most: dict[str, Annotated[int, SIZE]] = dataclasses.field(default_factory=dict)
+    frames: Annotated[int, COUNT] = 0
+    shown: Annotated[int, COUNT] = 0
     recolour: bool = False
-    questions: int = 1
-    images: int = 0
-    forms: dict[str, str] = dataclasses.field(default_factory=dict)
+    questions: Annotated[int, SIZE] = 1
+    images: Annotated[int, COUNT] = 0
+    forms: dict[str, Annotated[str, Limits(choices=FORMS)]] = dataclasses.field(default_factory=dict)
     trains: tuple[str, ...] = ()
-    accumulate: int = 1
-    weighting: str = "example"
-    text_weight: float = 0.5
-    vision_weight: float = 0.5
-    decoder_weight: float = 0.0
-    contrast_weight: float = 0.0
-    caption_dropout: float = 0.1
+    accumulate: Annotated[int, SIZE] = 1
+    weighting: Annotated[str, Limits(choices=WEIGHTINGS)] = "example"
+    text_weight: Annotated[float, COUNT] = 0.5
+    vision_weight: Annotated[float, COUNT] = 0.5
+    decoder_weight: Annotated[float, COUNT] = 0.0
+    contrast_weight: Annotated[float, COUNT] = 0.0
+    caption_dropout: Annotated[float, Limits(least=0, most=1)] = 0.1
     swap_order: bool = True
-    eval_every: int = 0
-    eval_batches: int = 4
-    checkpoint_every: int = 0
+    eval_every: Annotated[int, COUNT] = 0
+    eval_batches: Annotated[int, SIZE] = 4
+    checkpoint_every: Annotated[int, COUNT] = 0
+
+    RULES: ClassVar[Rules] = stage_rules.RULES
 
     @property
     def of_images(self) -> bool:
@@ -145,71 +151,6 @@ class Stage:
         return self.batch_tokens if self.context_length else self.batch_size
 
 
-def check_stage(stage: Stage) -> None:
-    """Checks what needs neither devices nor data.
-
-    Raises:
-      UserError: naming the field, its value and the fix.
-    """
-    if not re.fullmatch(r"\w[\w.-]*", stage.name):
-        raise UserError(
-            f"config.stages.{stage.name}: {stage.name!r} names a folder; use letters, digits, _ and -"
-        )
-    least = dict(
-        steps=1,
-        accumulate=1,
-        eval_batches=1,
-        eval_every=0,
-        checkpoint_every=0,
-        warmup_steps=0,
-        context_length=0,
-        batch_tokens=0,
-        batch_size=0,
-        text_weight=0,
-        vision_weight=0,
-        end_learning_rate=0,
-        images=0,
-        decoder_weight=0,
-        contrast_weight=0,
-    )
-    for field, bound in least.items():
-        if not getattr(stage, field) >= bound:
-            raise _error(stage, field, "is too small", f"use {bound} or more")
-    for field in ("learning_rate", "rope_theta"):
-        if not 0 < getattr(stage, field) < math.inf:
-            raise _error(stage, field, "is not positive", "use a number above 0")
-    for field, choices in (("schedule", SCHEDULES), ("weighting", WEIGHTINGS)):
-        if getattr(stage, field) not in choices:
-            raise _error(stage, field, "is not known", suggest(getattr(stage, field), choices))
-    if stage.warmup_steps > stage.steps:
-        raise _error(
-            stage, "warmup_steps", f"is more than steps = {stage.steps}", f"use at most {stage.steps}"
-        )
-    if not 0 <= stage.caption_dropout <= 1:
-        raise _error(stage, "caption_dropout", "is no probability", "use 0 to 1")
-    (_check_tokens if stage.context_length else _check_rows)(stage)
-    _check_pages(stage)
-    _check_clips(stage)
-
-
-def check_growth(stages: list[Stage]) -> None:
-    """Checks that neither the context nor theta shrinks from one stage to the next.
-
-    Raises:
-      UserError: naming the later stage.
-    """
-    for before, after in zip(stages, stages[1:], strict=False):
-        for field in ("context_length", "rope_theta"):
-            least = getattr(before, field)
-            if getattr(after, field) < least:
-                raise _error(
-                    after,
-                    field,
-                    f"is less than {least:g} of stage {before.name}",
-                    "stages must not shrink: raise it or change their order",
-                )
-
-
 def choose_stage(stages: dict[str, Stage], name: str) -> Stage:
     """The stage of that name; "" means the only one.
 
@@ -245,130 +186,15 @@ def resolve_mesh(stage: Stage, devices: int) -> dict[str, int]:
     Raises:
       UserError: the axes do not fit the devices, the rows of the batch or the length of the context.
     """
-    sizes = dataclasses.asdict(stage.mesh)
+    where, sizes = f"config.stages.{stage.name}", dataclasses.asdict(stage.mesh)
+    refuse(f"{where}.mesh.{line}" for line in stage_rules.axes(stage.mesh))
     free = [axis for axis, size in sizes.items() if size == -1]
-    for axis, size in sizes.items():
-        if size < 1 and size != -1 or len(free) > 1 and size == -1:
-            fix = "use 1 or more, or -1 on one axis for the remaining devices"
-            raise _error(stage, f"mesh.{axis}", "is no size here", fix, value=size)
     used = math.prod(size for size in sizes.values() if size != -1)
     if free and devices % used == 0:
         sizes[free[0]] = devices // used
     if math.prod(sizes.values()) != devices:
+        shape = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
         fix = f"make the product of the axes {devices}, or run on {used} (on a CPU: --cpu_devices={used})"
-        raise _error(stage, "mesh", f"does not fit {devices} devices", fix, value=_shape(sizes))
-    if stage.of_tasks:
-        # Rows of each kind are filled up to what the devices share.
-        if sizes["seq"] > 1:
-            raise _error(
-                stage, "mesh.seq", "cuts positions, and tasks are cut by rows", "use 1", sizes["seq"]
-            )
-        return sizes
-    ways = sizes["data"] * sizes["fsdp"] * stage.accumulate
-    if stage.rows % ways:
-        field = "batch_size" if stage.of_images else "batch_tokens"
-        unit = 1 if stage.of_images else stage.context_length
-        why = f"is {stage.rows} rows, not a multiple of {ways} (data x fsdp x accumulate)"
-        raise _error(stage, field, why, f"use a multiple of {ways * unit}")
-    n, unit = sizes["seq"], 2 * max(stage.stripe, 1)
-    if not stage.of_images and n > 1 and stage.context_length % (unit * n):
-        pieces = f"stripes of {stage.stripe}" if stage.stripe else "chunks"
-        why = f"is not a multiple of {unit * n} (two {pieces} for each of seq = {n} devices)"
-        raise _error(stage, "context_length", why, "change it or mesh.seq")
+        raise UserError(f"{where}.mesh: {shape!r} does not fit {devices} devices; {fix}")
+    refuse(f"{where}.{line}" for line in stage_rules.uneven(stage, sizes))
     return sizes
-
-
-def _check_rows(stage: Stage) -> None:
-    for field, empty in (("batch_tokens", 0), ("frames", 0), ("images", 0)):
-        if getattr(stage, field) != empty:
-            raise _error(
-                stage, field, "does not go with context_length = 0", "leave it out, or give a length"
-            )
-    if stage.batch_size < 1:
-        what = "tasks" if stage.of_tasks else "images"
-        raise _error(
-            stage, "batch_size", f"leaves a stage of {what} (context_length = 0) empty", "use 1 or more"
-        )
-    if stage.of_tasks:
-        _check_mixture(stage, "task")
-        for task, weight in stage.loss_weights.items():
-            if not 0 <= weight < math.inf:
-                raise _error(stage, f"loss_weights.{task}", "is no weight", "use 0 or more", value=weight)
-        for task, count in stage.at_most.items():
-            if count < 1:
-                raise _error(stage, f"at_most.{task}", "leaves no sample", "use 1 or more", value=count)
-    else:
-        _check_no_tasks(stage)
-
-
-def _check_tokens(stage: Stage) -> None:
-    T = stage.context_length
-    if stage.batch_size:
-        raise _error(stage, "batch_size", f"counts images, but context_length is {T}", "use batch_tokens")
-    if stage.batch_tokens < T or stage.batch_tokens % T:
-        near = max(round(stage.batch_tokens / T), 1) * T
-        raise _error(
-            stage, "batch_tokens", f"is not a multiple of context_length = {T}", f"use for example {near}"
-        )
-    if not (stage.text_weight or stage.vision_weight or stage.of_captions):
-        raise _error(
-            stage, "text_weight", "and vision_weight leave nothing to learn", "make one of them positive"
-        )
-    if stage.stripe < 0:
-        raise _error(stage, "stripe", "is no number of positions", "use for example 512, or 0 for one turn")
-    _check_mixture(stage, "source")
-    _check_no_tasks(stage)
-
-
-def _check_mixture(stage: Stage, what: str) -> None:
-    if not any(stage.mixture.values()):
-        example = "{'text': 1.0}" if what == "source" else "{'captions': 1.0}"
-        raise _error(stage, "mixture", f"names no {what}", f"write for example {example}")
-    for name, weight in stage.mixture.items():
-        if not 0 <= weight < math.inf:
-            raise _error(stage, f"mixture.{name}", "is no weight", "use 0 or more", value=weight)
-
-
-def _check_no_tasks(stage: Stage) -> None:
-    for field in ("loss_weights", "shuffle_labels", "at_most"):
-        if getattr(stage, field):
-            raise _error(stage, field, "is about tasks, and this stage has none", "leave it out")
-
-
-def _check_clips(stage: Stage) -> None:
-    if stage.of_clips:
-        try:
-            check_clips(stage.mixture, stage.frames, stage.shown, stage.questions)
-        except UserError as error:
-            raise UserError(f"config.stages.{stage.name}.{error}") from error
-        if stage.row_frames(1) > stage.context_length:
-            why = f"does not hold the text about {stage.row_frames(1)} frames, a token for each and more"
-            raise _error(stage, "context_length", why, "raise it, or show fewer frames")
-        return
-    for field, empty in (("shown", 0), ("recolour", False), ("questions", 1)):
-        if getattr(stage, field) != empty:
-            raise _error(stage, field, "is about clips, but frames is 0", "give frames, or leave it out")
-
-
-def _check_pages(stage: Stage) -> None:
-    if stage.of_pages and stage.of_clips:
-        raise _error(
-            stage, "images", "are of documents, but frames asks about clips", "leave one of them out"
-        )
-    if stage.forms and not stage.of_pages:
-        raise _error(stage, "forms", "are of documents with pictures, but images is 0", "leave it out")
-    for source, form in stage.forms.items():
-        if source not in stage.mixture:
-            fix = suggest(source, stage.mixture)
-            raise _error(stage, f"forms.{source}", "is of no source in the mixture", fix, value=form)
-        if form not in FORMS:
-            raise _error(stage, f"forms.{source}", "is no form", suggest(form, FORMS), value=form)
-
-
-def _shape(sizes: dict[str, int]) -> str:
-    return " x ".join(f"{axis}={size}" for axis, size in sizes.items())
-
-
-def _error(stage: Stage, field: str, why: str, fix: str, value=None) -> UserError:
-    value = getattr(stage, field) if value is None else value
-    return UserError(f"config.stages.{stage.name}.{field}: {value!r} {why}; {fix}")

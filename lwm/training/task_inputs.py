@@ -35,25 +35,6 @@ def task_shapes(stage: Stage, config: Any, ways: int) -> dict[str, dict[str, jax
     }
 
 
-def check_tasks(stage: Stage, config: Any) -> None:
-    """Checks that a stage of tasks goes with a model of tasks, and no other stage with such a model.
-
-    Raises:
-      UserError: they do not go together, or the model does not have a task.
-    """
-    where, tasks = f"config.stages.{stage.name}", getattr(config, "tasks", None)
-    if stage.of_tasks and tasks is None:
-        fix = "leave it out, or set config.model.name to 'multimodel'"
-        raise UserError(f"{where}.mixture: {stage.mixture} for a model that has no tasks; {fix}")
-    if tasks and not stage.of_tasks:
-        fix = f"give batch_size, no context_length, and for example {{{tasks[0]!r}: 1.0}}"
-        raise UserError(f"{where}.mixture: names no tasks, which the model is for; {fix}")
-    for field in ("mixture", "loss_weights", "shuffle_labels", "at_most") if stage.of_tasks else ():
-        for task in getattr(stage, field):
-            if task not in tasks:
-                raise UserError(f"{where}.{field}: the model has no task {task!r}; {suggest(task, tasks)}")
-
-
 def check_task_data(stage: Stage, manifest: dict, config: Any) -> None:
     """Checks that the data folder and the model mean the same by what they share.
 

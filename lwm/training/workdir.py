@@ -70,12 +70,16 @@ def read_config(workdir: epath.PathLike) -> dict:
 
 
 def write_config(workdir: epath.PathLike, config: dict) -> None:
-    """Writes config.json, whole or not at all; checkpoints keep the config that they were made with."""
-    workdir = epath.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    draft = workdir / "config.json.part"
-    draft.write_text(json.dumps(config, indent=2) + "\n")
-    draft.replace(workdir / "config.json")
+    """Writes config.json; checkpoints keep the config that they were made with."""
+    write_json(epath.Path(workdir) / "config.json", config)
+
+
+def write_json(path: epath.Path, content: dict) -> None:
+    """Writes a file, whole or not at all, and the folders that lead to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.parent / f"{path.name}.part"
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    draft.replace(path)
 
 
 def _compare(workdir: epath.Path, field: str, before: Any, now: Any) -> None:

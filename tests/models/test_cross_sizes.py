@@ -100,7 +100,7 @@ def test_ways_are_those_of_the_operation():
         (dict(media="later"), "media: 'later'"),
         (dict(key_block=8, way="rotate_keys"), "key_block: 8 needs recompute and way='rotate_queries'"),
         (dict(key_block=8, recompute=False), "key_block: 8"),
-        (dict(recompute=1), "recompute: 1 is no bool"),
+        (dict(recompute=1), "recompute: expected bool, found 1"),
     ],
 )
 def test_a_bad_field_is_named(change, words):
@@ -112,5 +112,5 @@ def test_a_bad_field_is_named(change, words):
 def test_configs_name_the_model():
     model = systems.build_model({"name": "cross_attention", "size": "tiny", "way": "rotate_keys"})
     assert isinstance(model, CrossAttentionLM) and model.config.way == "rotate_keys"
-    with pytest.raises(UserError, match=r"^config\.model\.way: 'x' is unknown"):
+    with pytest.raises(UserError, match=r"^config\.model\.way: 'x' is not known"):
         systems.build_model({"name": "cross_attention", "size": "tiny", "way": "x"})

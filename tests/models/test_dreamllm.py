@@ -326,10 +326,10 @@ def test_the_size_of_the_paper_has_a_loss_and_gradients():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"queries": 0}, "queries: 0 dream nothing"),
+        ({"queries": 0}, "queries: 0 is too small"),
         ({"dream_start": 261}, "dream_start: 261, so that ids go up to 264, of a vocabulary of 264"),
-        ({"trains": ("eyes",)}, "trains: there is no part 'eyes'; choose from vision"),
-        ({"text_weight": 0.0, "vision_weight": 0.0}, "text_weight: of .* one must be above"),
+        ({"trains": ("eyes",)}, r"trains\[0\]: \'eyes\' is not known; choose from vision"),
+        ({"text_weight": 0.0, "vision_weight": 0.0}, "text_weight: of .* one must be above 0"),
         ({"contrast_weight": 1.0}, "decoder.text_vocab_size: 0, but captions are to be read"),
     ],
 )
@@ -345,9 +345,9 @@ def test_a_config_that_makes_no_model_is_refused(changes, message):
         (
             "vision",
             {"encoder_layers": 1},
-            "config.model.vision.encoder_layers: 1 is too small; give 2 or more",
+            "config.model.vision.encoder_layers: 1 is too small; use 2 or more",
         ),
-        ("language", {"width": 0}, "config.model.language.width: 0 is not a size"),
+        ("language", {"width": 0}, "config.model.language.width: 0 is too small"),
         ("language", {"vision_vocab_size": 4}, "config.model.language.vision_vocab_size: 4, but pictures"),
         ("decoder", {"unconditional_length": 1}, "config.model.decoder.unconditional_length: 1, but queries"),
         (

@@ -234,17 +234,20 @@ def test_every_parameter_gets_a_gradient(batch):
     [
         ({"tasks": ()}, "tasks: [] is empty or names one twice; give each task once"),
         ({"kinds": ("classify",)}, "kinds: 1 for 4 tasks; give one for each"),
-        ({"kinds": ("classify", "caption", "speech", "talk")}, "kinds: 'talk' of task copies is unknown"),
+        (
+            {"kinds": ("classify", "caption", "speech", "talk")},
+            "kinds[3]: 'talk' is not known; choose from classify",
+        ),
         ({"heads": 3}, "heads: 3 does not divide width = 16; choose a divisor"),
-        ({"top_k": 5}, "top_k: 5 of 4 experts; choose 1 to 4"),
-        ({"dropout": 1.0}, "dropout: 1.0 is no share; give 0 to below 1"),
+        ({"top_k": 5}, "top_k: 5 is more than experts = 4; use at most 4"),
+        ({"dropout": 1.0}, "dropout: 1.0 is too large; use less than 1"),
         ({"samples": 250}, "samples: 250 is no multiple of hop = 16; use one"),
         (
             {"without": "moe"},
-            "without: 'moe' is unknown; choose from '', 'experts', 'attention', 'convolution'",
+            "without: 'moe' is not known; choose from '', experts, attention, convolution",
         ),
-        ({"classes": 0}, "classes: 0 is not a size; give 1 or more"),
-        ({"eos": 0}, "eos: 0 is not among the 32 ids; 0 is padding"),
+        ({"classes": 0}, "classes: 0 is too small; use 1 or more"),
+        ({"eos": 32}, "eos: 32 is not among the 32 ids; choose one that is"),
     ],
 )
 def test_what_no_network_can_be_built_from_is_named(changes, message):

@@ -138,19 +138,22 @@ def test_the_names_are_those_of_the_operations():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(groups=3), "groups: 3 does not divide channels, 8"),
+        (dict(groups=3), "groups: 3 does not divide channels = 8"),
         (dict(head_dim=5), "head_dim: 5 does not divide the 16 channels of level 1"),
-        (dict(attention=(True,)), r"attention: \(True,\) has 1 entries; give one for each of the 2 levels"),
-        (dict(multipliers=()), r"multipliers: \(\) is no list"),
-        (dict(blocks=0), "blocks: 0 is out of range"),
-        (dict(dtype="float8"), "dtype: 'float8' is unknown"),
+        (
+            dict(attention=(True,)),
+            r"attention: \[True\] for multipliers = \[1, 2\]; give one for each of 2 levels",
+        ),
+        (dict(multipliers=()), r"multipliers: \[\] has no level"),
+        (dict(blocks=0), "blocks: 0 is too small"),
+        (dict(dtype="float8"), "dtype: 'float8' is not known"),
         (dict(resolution=9), "resolution: 9 is no multiple of 2"),
-        (dict(prediction="x0"), "prediction: 'x0' is unknown; use epsilon or v"),
-        (dict(schedule="sqrt"), "schedule: 'sqrt' is unknown; use cosine or"),
-        (dict(gamma=-1.0), "gamma: -1.0 is negative"),
-        (dict(drop_rate=1.0), "drop_rate: 1.0 is no share"),
-        (dict(text_layers=0), "text_layers: 0 is out of range"),
-        (dict(text_heads=3), "text_heads: 3 does not divide condition_width, 8"),
+        (dict(prediction="x0"), "prediction: 'x0' is not known; choose from epsilon, v"),
+        (dict(schedule="sqrt"), "schedule: 'sqrt' is not known; choose from cosine"),
+        (dict(gamma=-1.0), "gamma: -1.0 is too small"),
+        (dict(drop_rate=1.0), "drop_rate: 1.0 is too large"),
+        (dict(text_layers=0), "text_layers: 0 is too small"),
+        (dict(text_heads=3), "text_heads: 3 does not divide condition_width = 8"),
     ],
 )
 def test_impossible_sizes(changes, words):

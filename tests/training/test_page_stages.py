@@ -132,11 +132,11 @@ def test_stages_train_what_they_say_and_a_stopped_run_goes_on(data, tmp_path, as
         ),
         ({"images": -1}, "stages.s.images: -1 is too small; use 0 or more"),
         ({"frames": 16}, "stages.s.images: 3 are of documents, but frames asks about clips"),
-        ({"forms": {"a": "both"}}, "stages.s.forms.a: 'both' is no form; choose from joint"),
+        ({"forms": {"a": "both"}}, "stages.s.forms.a: 'both' is not known; choose from joint"),
         ({"forms": {"b": "joint"}}, "stages.s.forms.b: 'joint' is of no source in the mixture"),
-        ({"trains": ("eyes",)}, "model.trains: there is no part 'eyes'; choose from vision"),
+        ({"trains": ("eyes",)}, "stages.s.trains[0]: 'eyes' is not known; choose from vision"),
         ({"mixture": {"b": 1.0}}, "stages.s.mixture.b: the data folder has no source of that name"),
-        ({"context_length": 10, "batch_tokens": 40, "mesh": {"data": 8}}, "context_length: 10 does not hold"),
+        ({"context_length": 10, "batch_tokens": 80, "mesh": {"data": 8}}, "context_length: 10 does not hold"),
     ],
 )
 def test_a_stage_that_does_not_fit_is_named(data, changes, message):

@@ -10,9 +10,9 @@ from lwm.errors import UserError
     "change, fields, message",
     [
         (
-            {"mesh": {"data": 3}},
+            {"mesh": {"data": 4}},
             {},
-            "config.stages.s.mesh: 'data=3 x fsdp=1 x tensor=1 x seq=1' does not fit 8 devices",
+            "config.stages.s.mesh: 'data=4 x fsdp=1 x tensor=1 x seq=1' does not fit 8 devices",
         ),
         ({"accumulate": 2}, {}, "config.stages.s.batch_tokens: 128 is 8 rows, not a multiple of 16"),
         (
@@ -58,7 +58,7 @@ def test_mistakes_are_found_before_anything_is_written(change, fields, message, 
 
 def test_a_mistake_in_a_later_stage_is_found_at_once(run, config_of, tmp_path):
     with pytest.raises(UserError, match="config.stages.z.mesh"):
-        run(config_of({"a": {}, "z": {"mesh": {"data": 5}}}), tmp_path / "w")
+        run(config_of({"a": {}, "z": {"mesh": {"data": 4}}}), tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 

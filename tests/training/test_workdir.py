@@ -1,8 +1,13 @@
 import json
+import platform
+import subprocess
+import sys
 
+import jax
 import pytest
 
 from lwm.errors import UserError
+from lwm.training import provenance
 
 STAGES = {"a": {"steps": 2}, "b": {"steps": 2, "context_length": 32, "batch_tokens": 256}}
 
@@ -36,6 +41,32 @@ def test_another_run_is_refused_and_left_alone(begun, run, config_of, stages, fi
         run(config_of(STAGES | stages, **fields), begun)
     assert "use another --workdir" in str(error.value) and "\n" not in str(error.value)
     assert {path: path.stat().st_mtime_ns for path in begun.rglob("*")} == before
+
+
+def test_each_start_is_told_with_what_it_was_made_of(begun, run, config_of):
+    (first,) = (begun / "starts").iterdir()
+    assert run(config_of(STAGES), begun) is None
+    first, second = (json.loads(path.read_text()) for path in sorted((begun / "starts").iterdir()))
+    assert first["config"] == json.loads((begun / "config.json").read_text())
+    assert first["config"]["optimizer"]["b2"] == 0.95, "defaults are written too"
+    assert list(first["models"]) == ["a", "b"] and list(second["models"]) == ["b"]
+    assert second["models"]["b"]["width"] == 16
+    assert first["versions"]["jax"] == jax.__version__ and first["python"] == platform.python_version()
+    assert [device["id"] for device in first["devices"]] == [device.id for device in jax.devices()]
+    assert {device["platform"] for device in first["devices"]} == {"cpu"} and first["processes"] == 1
+    assert first["commit"] == provenance.commit() and first["command"] == sys.argv
+
+
+def test_the_commit_of_a_checkout(tmp_path):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    assert provenance.commit(tmp_path) is None
+    (tmp_path / "file").write_text("1")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"], ["tag", "-am", "v", "v1"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert provenance.commit(tmp_path) == head
+    (tmp_path / "file").write_text("2")
+    assert provenance.commit(tmp_path) == f"{head}-dirty"
 
 
 def test_stages_keep_their_order(begun, run, config_of):
