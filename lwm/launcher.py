@@ -3,6 +3,8 @@
 Kept apart from the verbs so that `python -m lwm.<verb> --help` needs neither JAX nor a device.
 """
 
+import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -38,13 +40,15 @@ def launch(main: Callable[[], None]) -> None:
 
 
 def start_devices() -> None:
-    """Chooses the devices: virtual CPU devices if asked for, the whole pod when a cluster is found.
+    """Chooses the devices: virtual CPU devices if asked for, and those of all hosts where there are several.
 
-    On Cloud TPU `jax.distributed.initialize()` finds every host by itself; on one plain machine there is
-    nothing to join and it is not called.
+    A Cloud TPU finds its hosts and slices by itself, on VMs as on GKE. Anywhere else (`launch/local_pod.sh`)
+    hosts are joined by JAX_COORDINATOR_ADDRESS, host 0 and a free port of it, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID; JAX_NUM_PROCESSES=1 keeps a host of a pod to itself.
+
+    Raises:
+      UserError: one of the three is missing or wrong.
     """
-    import os
-
     import jax
 
     if CPU_DEVICES.value:
@@ -53,8 +57,25 @@ def start_devices() -> None:
         # A collective under way blocks a thread of each device that waits in it. With one thread a device,
         # XLA's default, devices that came to them in unlike orders blocked all threads and waited for ever.
         os.environ.setdefault("NPROC", str(4 * CPU_DEVICES.value))
-    elif "TPU_WORKER_HOSTNAMES" in os.environ and "," in os.environ["TPU_WORKER_HOSTNAMES"]:
+    if os.environ.get("JAX_NUM_PROCESSES"):
+        hosts = _whole("JAX_NUM_PROCESSES", 1, 10**6)
+        if hosts > 1:
+            index = _whole("JAX_PROCESS_ID", 0, hosts - 1)
+            address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+            if not re.fullmatch(r".+:[0-9]+", address):
+                raise UserError(
+                    f"JAX_COORDINATOR_ADDRESS: {address!r} is no HOST:PORT; give host 0 and a free port"
+                )
+            jax.distributed.initialize(address, hosts, index, cluster_detection_method="deactivate")
+    elif "tpu" in (jax.config.jax_platforms or ""):  # which JAX sets where it finds chips
         jax.distributed.initialize()
+
+
+def _whole(variable: str, least: int, most: int) -> int:
+    text = os.environ.get(variable, "")
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise UserError(f"{variable}: {text!r} is no number from {least} to {most}; set it on each host")
+    return int(text)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
