@@ -3,10 +3,12 @@
 Kept apart from the verbs so that `python -m lwm.<verb> --help` needs neither JAX nor a device.
 """
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
@@ -15,6 +17,8 @@ from lwm.errors import UserError
 CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 0, "Run on this many virtual CPU devices (0: those that JAX finds).", lower_bound=0
 )
+
+PARTING = 10  # seconds that a host which failed stays, for others that fail alike to have their last word
 
 
 def launch(main: Callable[[], None]) -> None:
@@ -25,7 +29,8 @@ def launch(main: Callable[[], None]) -> None:
             _fail(f"argument {argv[1]!r} is not a flag; write --name=value, see --help")
         logging.set_verbosity(logging.WARNING)
         try:
-            main()
+            with _leaving_soon():
+                main()
         except UserError as error:
             _fail(str(error))
         except OSError as error:
@@ -69,6 +74,25 @@ def start_devices() -> None:
             jax.distributed.initialize(address, hosts, index, cluster_detection_method="deactivate")
     elif "tpu" in (jax.config.jax_platforms or ""):  # which JAX sets where it finds chips
         jax.distributed.initialize()
+
+
+@contextlib.contextmanager
+def _leaving_soon() -> Iterator[None]:
+    """Ends this process some seconds after an error, if it is one of several.
+
+    At its end JAX waits for all other processes, five minutes; they wait for this one in a collective, and
+    nobody would know. Once it is gone the others hear of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        jax = sys.modules.get("jax")
+        if jax and jax.distributed.is_initialized():
+            code = 2 if isinstance(error, UserError | OSError) else 1
+            timer = threading.Timer(PARTING, os._exit, (code,))
+            timer.daemon = True
+            timer.start()
+        raise
 
 
 def _whole(variable: str, least: int, most: int) -> int:

@@ -37,7 +37,7 @@ FLAGS = {
     "docker push": "",
     "kubectl logs": "follow selector",
 }
-# gs:// is a folder; a call that FLAGS does not have ends with 64; a request is suspended when first asked for.
+# gs:// is a folder; a call that FLAGS does not have ends with 64; a request is suspended at first.
 STUB = """#!{python}
 import json, os, pathlib, shutil, sys
 home = pathlib.Path({home!r})
