@@ -34,7 +34,7 @@ environment() {
 
 # The environment of a TPU's host, where Ubuntu 22.04 has Python 3.10 only.
 tpu_environment() {
-  if ! find_python >/dev/null 2>&1; then
+  if ! (find_python) >/dev/null 2>&1; then # in a shell of its own, which it may leave
     sudo apt-get update -qq
     sudo apt-get install -qq python3.11 python3.11-venv
   fi
@@ -53,11 +53,11 @@ libtpu_flags() {
     none) ;;
     train | multislice)
       flags+=(
-        --xla_enable_async_all_gather=true        # FSDP's parameters arrive while layers before them compute
+        --xla_enable_async_all_gather=true # FSDP's parameters arrive while the layers before them compute
         --xla_enable_async_collective_permute=true # the ring's keys and values travel during a hop's attention
-        --xla_tpu_enable_async_collective_fusion=true # collectives start inside the operation before them
-        --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true # all-gathers too
-        --xla_tpu_enable_async_collective_fusion_multiple_steps=true  # spread over several operations
+        --xla_tpu_enable_async_collective_fusion=true # collectives run inside operations that do not need them
+        --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true # all-gathers among them
+        --xla_tpu_enable_async_collective_fusion_multiple_steps=true # one collective over several operations
         --xla_tpu_overlap_compute_collective_tc=true # multiplications go on while the same core sends
       )
       ;;
@@ -71,7 +71,7 @@ libtpu_flags() {
   esac
   if [[ $1 == multislice ]]; then
     flags+=(
-      --xla_tpu_enable_data_parallel_all_reduce_opt=true   # gradients cross slices while backward goes on
+      --xla_tpu_enable_data_parallel_all_reduce_opt=true # gradients cross slices while backward goes on
       --xla_tpu_data_parallel_opt_different_sized_ops=true # also where layers are not all of one size
     )
   fi

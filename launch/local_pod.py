@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 USAGE = "launch/local_pod.sh N [M] -- COMMAND…"
 PERIOD = 0.05  # seconds between two looks at the hosts
@@ -51,6 +52,8 @@ class Pod:
                     start_new_session=True,  # Ctrl-C comes to us alone, signals to all that a host starts
                     preexec_fn=_die_with_parent,
                 )
+        if self._warnings:
+            self._signal_all(signal.SIGTERM)  # those that have started since, too
 
     def run(self) -> int:
         """Waits for all hosts; the exit code of the pod, that of the host that failed first."""
@@ -92,8 +95,17 @@ class Pod:
 
 def main(arguments: list[str]) -> int:
     hosts, devices, command = _parse(arguments)
-    logs = Path(os.environ.get("LOCAL_POD_LOGS", "runs/local_pod"))
-    return Pod(command, hosts, devices, logs, float(os.environ.get("LOCAL_POD_PATIENCE", 20))).run()
+    logs, patience = (
+        os.environ.get("LOCAL_POD_LOGS", "runs/local_pod"),
+        os.environ.get("LOCAL_POD_PATIENCE", "20"),
+    )
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", patience):
+        _refuse(f"LOCAL_POD_PATIENCE: {patience!r} is no number of seconds; give for example 20")
+    try:
+        pod = Pod(command, hosts, devices, Path(logs), float(patience))
+    except OSError as error:
+        _refuse(f"{error.filename}: {error.strerror}; choose another folder (LOCAL_POD_LOGS) or command")
+    return pod.run()
 
 
 def _parse(arguments: list[str]) -> tuple[int, int, list[str]]:
@@ -111,7 +123,7 @@ def _parse(arguments: list[str]) -> tuple[int, int, list[str]]:
     return int(before[0]), int(before[1]) if len(before) == 2 else 1, command
 
 
-def _refuse(line: str) -> None:
+def _refuse(line: str) -> NoReturn:
     print(f"error: {line}: {USAGE}", file=sys.stderr)
     sys.exit(2)
 

@@ -2,7 +2,7 @@
 # Trains on Cloud TPU VMs that wait in the queue; every host starts itself (tpu_startup.sh).
 #   launch/tpu_vm.sh create NAME --zone=Z --type=v5p-128 --bucket=B [--slices=2] [--spot] -- COMMAND…
 #   launch/tpu_vm.sh keep   NAME, the same flags    asks again for what was taken away, until the run has ended
-#   launch/tpu_vm.sh logs   NAME --zone=Z [--slice=0] [--host=0]
+#   launch/tpu_vm.sh logs   NAME --zone=Z [--host=0] [--slices=2 --slice=1]
 #   launch/tpu_vm.sh list --zone=Z
 #   launch/tpu_vm.sh delete NAME --zone=Z
 # Also --project=P, --runtime=IMAGE, --purpose=train (see env.sh), and --dry_run, which only prints the commands.
@@ -89,7 +89,7 @@ create() {
     "$((count * $(hosts "${value[type]}"))) hosts; logs in $job/logs when a run ends"
 }
 
-# One look; whether the run has ended.
+# One look at a run, which ends this script with the run's code when it has one; true of a dry run.
 looked() {
   local result state
   if is_dry; then
@@ -103,7 +103,7 @@ looked() {
   if [[ $result != running ]]; then
     [[ $state == ABSENT ]] || delete
     echo "$name: ended with code $result; logs in $job/logs"
-    return 0
+    exit "$result"
   fi
   case $state in
     SUSPENDED | FAILED) delete && request ;;

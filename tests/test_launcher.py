@@ -32,7 +32,7 @@ def test_virtual_devices_have_threads_to_wait_in():
 
 @pytest.fixture
 def joined(monkeypatch):
-    """`joined(platforms, **variables)` on such a machine: with what `jax.distributed.initialize` was called."""
+    """`joined(platforms, **variables)`: what `jax.distributed.initialize` is given on such a machine."""
 
     def start(platforms=None, **variables):
         for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):

@@ -140,7 +140,7 @@ def test_a_dry_run_prints_what_is_run(case, launch, tmp_path):
     assert wet.returncode == 0, wet.stderr
     expected = without_folders(printed(dry))
     assert expected and without_folders(wet.calls)[: len(expected)] == expected
-    if case == "tpu_vm.sh keep":  # was suspended and recreated; then the run had ended, and it was deleted
+    if action == "keep":  # was suspended and recreated; then the run had ended, and it was deleted
         assert ["describe" in call or "cat" in call for call in wet.calls[-3:]] == [True, True, False]
         assert wet.calls[-1] == expected[2] and "ended with code 0" in wet.stdout
     if case == "tpu_vm.sh create":
@@ -230,6 +230,15 @@ def test_a_host_starts_itself_until_there_is_a_result(launch, tmp_path):
     assert kept.read_text() == log
     launch("tpu_startup.sh", LWM_ROOT=str(tmp_path / "root"))  # a boot after the end
     assert (tmp_path / "root/var/log/lwm.log").read_text() == log
+
+
+def test_a_host_without_our_python_installs_one():
+    stand_ins = 'find_python() { exit 2; }; sudo() { echo "$@"; }; environment() { echo "environment $1"; }'
+    script = f"source launch/env.sh; {stand_ins}; tpu_environment"
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=LAUNCH.parent, capture_output=True, text=True, timeout=60
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["apt-get", "apt-get", "environment"]
 
 
 LOADS = """
