@@ -9,7 +9,7 @@ case ${1:-} in
   /*) work=$1 ;;
   *) work=$PWD/$1 ;;
 esac
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 python=.venv/bin/python
 export JAX_PLATFORMS=cpu # also where the tests have installed the TPU compiler
 log=$work/steps.jsonl

@@ -4,9 +4,9 @@
 #   launch/test.sh --slow     those that take minutes, too; notebooks are among them
 #   launch/test.sh ARGUMENT…  hands its arguments to pytest
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-extras=test
+extras='test'
 if [[ $(uname -sm) == "Linux x86_64" ]]; then
   extras=test,tpu # the TPU compiler runs there without a TPU
 fi

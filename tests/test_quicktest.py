@@ -1,6 +1,7 @@
 """Every config runs from end to end as a quicktest, by the command in its header, on data made here."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,25 @@ def test_config_runs_as_a_quicktest(config, data, noise_videos, tmp_path):
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_quickstart_trains_on_two_and_four_hosts_as_on_one(data, tmp_path):
+    """The same rows, counted in tokens and step by step, and the same losses but for the order of sums."""
+    flags = ["-m", "lwm.train", "--config=experiments/quickstart.py:quicktest", f"--data={data}"]
+    flags += ["--config.log_every=1"]
+    runs = {}
+    for hosts in (1, 2, 4):
+        workdir = tmp_path / f"hosts_{hosts}"
+        pod = [ROOT / "launch" / "local_pod.sh", str(hosts), str(8 // hosts), "--"]
+        env = os.environ | {"LOCAL_POD_LOGS": str(tmp_path / f"logs_{hosts}")}
+        command = [*pod, sys.executable, *flags, f"--workdir={workdir}"]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1800)
+        assert done.returncode == 0, done.stdout + done.stderr
+        runs[hosts] = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for hosts in (2, 4):
+        assert len(runs[hosts]) == len(runs[1]) == 6
+        for own, one in zip(runs[hosts], runs[1], strict=True):
+            exact = ("stage", "step", "tokens", "text_tokens", "vision_tokens")
+            assert [own[name] for name in exact] == [one[name] for name in exact]
+            np.testing.assert_allclose(own["loss"], one["loss"], rtol=1e-5)

@@ -1,6 +1,8 @@
-"""Two processes of four devices each train as one process of eight does, and each can go on for the other."""
+"""Any number of hosts, whose processes find each other as on a pod, train as one, and go on for another."""
 
-import socket
+import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,27 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lwm.training.checkpoints import latest_step
 from lwm.training.metrics import read_rows
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 WORKER = """
-import faulthandler, sys
+import faulthandler, json, sys
 faulthandler.dump_traceback_later(240, exit=True)
-import jax
-workdir, port, host = sys.argv[1], sys.argv[2], int(sys.argv[3])
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, host)
 import conftest
+from absl import flags
+from lwm import launcher
 from lwm.training.experiment import build_experiment
 from lwm.training.loop import train
-from test_hosts import CONFIG
-train(
-    build_experiment(CONFIG), workdir, build_model=lambda stage: conftest.Bag(conftest.BagConfig()),
-    manifest=conftest.MANIFEST, open_batches=conftest.Stream, stop_after=sys.argv[4],
+flags.FLAGS(sys.argv[:1])
+launcher.start_devices()
+ended_by = train(
+    build_experiment(json.loads(sys.argv[2])), sys.argv[1], manifest=conftest.MANIFEST,
+    build_model=lambda stage: conftest.Bag(conftest.BagConfig()), open_batches=conftest.Stream,
 )
-jax.distributed.shutdown()
+sys.exit(128 + ended_by if ended_by else 0)
 """
 STAGE = dict(context_length=16, batch_tokens=128, learning_rate=0.01, mixture={"text": 1.0}, eval_every=10)
 CONFIG = {
@@ -43,29 +44,54 @@ CONFIG = {
 }
 
 
-def two_hosts(workdir, stop_after):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-c", WORKER, str(workdir), port]
-    settings = dict(cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    settings["env"] = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{HERE.parents[1]}:{HERE}"}
-    hosts = [subprocess.Popen([*command, str(host), stop_after], **settings) for host in range(2)]
-    shown = [host.communicate(timeout=300)[0] for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], "\n".join(shown)
-    return shown
+def start(hosts, workdir, config=CONFIG):
+    """Starts training on so many hosts with eight devices together; their logs are beside the workdir."""
+    command = [ROOT / "launch" / "local_pod.sh", str(hosts), str(8 // hosts), "--"]
+    command += [sys.executable, "-c", WORKER, str(workdir), json.dumps(config)]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{HERE}", "LOCAL_POD_LOGS": f"{workdir}_logs"}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, cwd=HERE, env=env, **pipes)
+
+
+def pod(hosts, workdir, config=CONFIG):
+    """As `start`, to the end; what host 0 and the last one said."""
+    process = start(hosts, workdir, config)
+    shown, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, shown
+    return shown, Path(f"{workdir}_logs/host_{hosts - 1}.log").read_text()
 
 
 @pytest.mark.slow
-def test_two_hosts_are_one(tmp_path, run):
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_are_one(hosts, tmp_path, run):
     run(CONFIG, tmp_path / "one")
-    first, second = two_hosts(tmp_path / "two", "")
-    assert "step 40/40" in first and "step" not in second
+    first, last = pod(hosts, tmp_path / "many")
+    assert "step 40/40" in first and "step" not in last
     assert run(CONFIG, tmp_path / "mixed", ("rows", 25)) == "cut"
-    two_hosts(tmp_path / "mixed", "")
-    rows = {name: read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "two", "mixed")}
-    for name in ("two", "mixed"):
+    pod(hosts, tmp_path / "mixed")
+    rows = {name: read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "many", "mixed")}
+    for name in ("many", "mixed"):
         assert [row["step"] for row in rows[name]] == [row["step"] for row in rows["one"]]
         for own, expected in zip(rows[name], rows["one"], strict=True):
             for metric in ("loss", "text_nll"):
                 np.testing.assert_allclose(own[metric], expected[metric], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_hosts_that_are_warned_save_together_and_go_on(tmp_path, run):
+    stage = STAGE | dict(steps=400, eval_every=0, mesh={"data": 2, "fsdp": 4})
+    config = CONFIG | {"stages": {"rows": stage}}
+    process = start(2, tmp_path / "warned", config)
+    for line in process.stdout:
+        if "step 5/400" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    shown, _ = process.communicate(timeout=300)
+    step = latest_step(tmp_path / "warned/stages/0_rows")
+    assert process.returncode == 128 + signal.SIGTERM and 5 <= step < 400, shown
+    assert f"stopped and saved at step {step} of 400" in shown
+    pod(2, tmp_path / "warned", config)
+    run(config, tmp_path / "one")
+    rows, expected = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("warned", "one"))
+    assert [row["step"] for row in rows] == list(range(1, 401))
+    np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in expected], rtol=1e-4)
