@@ -81,11 +81,9 @@ def write(
         ValueError: a drawing that there is not, before the first picture.
     """
     dream_start, language = model.config.dream_start, params["language"]
-    # Each dream takes a slot for the <dream_start> that was said and not seen.
-    room = bounds.context + bounds.pictures
     # With as much room as the document, so that both are read by the same programs.
-    without = nothing(model, params, bos, room=room)
-    filled = read(model, params, bos, parts, room=room, dreamed=dreamed)
+    without = nothing(model, params, bos, room=bounds.context)
+    filled = read(model, params, bos, parts, room=bounds.context, dreamed=dreamed)
     root, said, drawn = jax.random.key(seed), 0, 0
     while True:
         at = int(filled.positions_B[0])
@@ -107,7 +105,9 @@ def write(
         if last == eos:
             return
         if last == dream_start:
-            filled, condition = dream(model, params, filled)
+            # What was said last is seen by nobody, and its slot is free.
+            cache = filled.cache._replace(length=filled.cache.length - 1)
+            filled, condition = dream(model, params, filled._replace(cache=cache))
             # Row 0 of the text draws from the other branch of the seed.
             key = jax.random.fold_in(jax.random.fold_in(root, 1), drawn)
             steps = model.decoder.each_step(

@@ -96,9 +96,9 @@ def test_texts_of_unequal_length_are_drawn_together_as_they_would_be_alone(case)
     np.testing.assert_allclose(together.astype(int), drawn.astype(int), atol=1)
 
 
-def write(case, *parts, tokens=60, count=2, seed=0, steps=3, guidance=2.0, context=CONTEXT):
-    bounds = Bounds(context, tokens, count)
-    how = {"text": Sampling(), "drawing": Drawing(steps, guidance), "bos": BOS, "eos": EOS}
+def write(case, *parts, tokens=60, count=2, seed=0, guidance=2.0):
+    bounds = Bounds(CONTEXT, tokens, count)
+    how = {"text": Sampling(), "drawing": Drawing(3, guidance), "bos": BOS, "eos": EOS}
     return list(dreams.write(*case, parts, bounds, seed=seed, **how))
 
 
@@ -141,7 +141,7 @@ def test_guidance_goes_from_the_dream_of_nothing_to_that_of_the_text(case):
         return told(write(case, text, count=1, guidance=guidance))[1][0].astype(int)
 
     assert np.abs(first(TEXTS[0], 0.0) - first(TEXTS[2], 0.0)).max() <= 1
-    assert np.abs(first(TEXTS[0], 3.0) - first(TEXTS[2], 3.0)).max() > 5
+    assert np.abs(first(TEXTS[0], 30.0) - first(TEXTS[2], 30.0)).max() > 5
 
 
 def test_what_follows_a_picture_knows_it(case):
@@ -159,7 +159,7 @@ def test_documents_end_at_their_bounds(case):
     assert len(ids) == 7 or ids[-1] == EOS
     ids, drawn = told(write(case, TEXTS[0], count=0))
     assert dream_start not in ids and not drawn
-    for context in (24, 30):
-        ids, drawn = told(write(case, TEXTS[0], count=9, context=context))
-        used = 1 + len(TEXTS[0]) + len(ids) + len(drawn) * (block - 1)
-        assert drawn and (used == context or ids[-1] == EOS)
+    for length in (20, 30):  # of each of two texts before
+        ids, drawn = told(write(case, [70] * length, [71] * length, count=9))
+        used = 1 + 2 * length + len(ids) + len(drawn) * (block - 1)
+        assert drawn and (used == CONTEXT or ids[-1] == EOS)

@@ -57,6 +57,7 @@ def test_a_page_is_a_folder_that_shows_itself(run, photo, tmp_path, capsys):
     assert "seed 0 · guidance 2 · 3 steps of dpm" in html
 
 
+@pytest.mark.slow
 def test_a_picture_in_the_prompt_changes_what_is_written(run, photo):
     with_it, without = (page_files.as_markdown(write(run, "A ", image=image)) for image in (photo, ""))
     assert with_it.removeprefix("\n\n![](picture_1.png)\n\n") != without
