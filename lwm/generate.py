@@ -7,9 +7,14 @@
     python -m lwm.generate --workdir=runs/lwm --video=tie.mp4
     python -m lwm.generate --workdir=runs/clips --video=tie.mp4 --template=chat --prompt="What is odd?"
     python -m lwm.generate --workdir=runs/lwm --kind=any --prompt="a bow tie" --output=tie.md
+    python -m lwm.generate --workdir=runs/dreamllm --prompt="animals" --output=animals
 
 Guidance is LWM's: 5 for an image and the first frame of a video, none for the others. Equal seeds give equal
 results. With more than one device all of them form one ring, along which the cache is cut.
+
+A DreamLLM writes a page: text in which it draws pictures where it likes, left as index.html, page.md and PNGs
+in a folder, WORKDIR/page if none is given. Guidance is that of its diffusion, 2 as in its paper, and it runs
+on one device.
 """
 
 from absl import flags
@@ -28,7 +33,7 @@ KIND = flags.DEFINE_enum("kind", "text", ["text", "image", "video", "any"], "Wha
 OUTPUT = flags.DEFINE_string(
     "output",
     "",
-    "File to write: .png for an image, .gif or .mp4 for a video, .md for any; or of text.",
+    "File to write: .png for an image, .gif or .mp4 for a video, .md for any; or of text. A page: a folder.",
 )
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 256, "New tokens of text or any, at most.", lower_bound=1)
 FRAMES = flags.DEFINE_integer(
@@ -39,38 +44,31 @@ FRAMES = flags.DEFINE_integer(
 )
 GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of classifier-free guidance, 1 = none.", lower_bound=0)
 TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 = always the most likely token.", lower_bound=0)
-LWM_GUIDANCE, LWM_FRAMES = 5.0, 8
+PICTURES = flags.DEFINE_integer("pictures", 8, "Pictures that a DreamLLM draws, at most.", lower_bound=0)
+STEPS = flags.DEFINE_integer("steps", 50, "Steps of denoising for each of these.")
+SAMPLER = flags.DEFINE_enum("sampler", "dpm", ["dpm", "ddim"], "What makes these: DPM-Solver++ or DDIM.")
+LWM_GUIDANCE, LWM_FRAMES, DREAM_GUIDANCE = 5.0, 8, 2.0
 
 
 def main():
-    guidance = LWM_GUIDANCE if GUIDANCE.value is None else GUIDANCE.value
-    if KIND.value == "text" and GUIDANCE.value not in (None, 1):
-        raise UserError(f"guidance: {guidance} is for --kind=image, video and any; leave it out for text")
-    if len(given := [flag.name for flag in (PROMPT, PROMPT_FILE, PROMPTS) if flag.value]) > 1:
-        raise UserError(f"{given[1]}: given together with --{given[0]}; give one of them")
-    if PROMPTS.value and (KIND.value != "text" or IMAGE.value or VIDEO.value):
-        raise UserError(f"prompts: {PROMPTS.value} is for --kind=text without pictures; use --prompt")
-    if IMAGE.value and VIDEO.value:
-        raise UserError(f"video: {VIDEO.value}, but there is an --image too; give one of them")
-    if (IMAGE.value or VIDEO.value) and KIND.value in ("image", "video"):
-        raise UserError(f"kind: {KIND.value} is made from text alone; leave --image and --video out")
-    from lwm.generation.vision import check_output
-
-    check_output(OUTPUT.value, KIND.value)
-    start_devices()
-    from lwm.generation.sampler import Sampling
-    from lwm.serving import requests, sampling
+    from lwm.serving import pages, requests, sampling
     from lwm.serving.attachments import read_text
 
-    prompt = read_text("prompt_file", PROMPT_FILE.value) if PROMPT_FILE.value else PROMPT.value
-    prompts = read_text("prompts", PROMPTS.value).splitlines() if PROMPTS.value else []
-    run = sampling.load(WORKDIR.value, stage=STAGE.value, data=DATA.value, tensor=TENSOR.value)
-    if run.looks and KIND.value != "text":
-        raise UserError(
-            f"kind: {KIND.value}, but this model looks at pictures and makes text; use --kind=text"
-        )
+    if len(given := [flag.name for flag in (PROMPT, PROMPT_FILE, PROMPTS) if flag.value]) > 1:
+        raise UserError(f"{given[1]}: given together with --{given[0]}; give one of them")
+    dreams = sampling.model_name(WORKDIR.value) == "dreamllm"
+    usual = DREAM_GUIDANCE if dreams else LWM_GUIDANCE
+    guidance = usual if GUIDANCE.value is None else GUIDANCE.value
+    if dreams:
+        refuse(KIND, PROMPTS, VIDEO, FRAMES, TEMPLATE, VQGAN, TENSOR, why="says nothing to a DreamLLM")
+    else:
+        refuse(PICTURES, STEPS, SAMPLER, why="is for a DreamLLM, which is not what the workdir holds")
+        check(guidance)
+    start_devices()
+    from lwm.generation.sampler import Sampling
+
     asked = requests.Request(
-        prompt=prompt,
+        prompt=read_text("prompt_file", PROMPT_FILE.value) if PROMPT_FILE.value else PROMPT.value,
         image=IMAGE.value,
         video=VIDEO.value,
         frames=FRAMES.value,
@@ -79,8 +77,18 @@ def main():
         new_tokens=NEW_TOKENS.value,
         sampling=Sampling(TEMPERATURE.value, TOP_K.value, TOP_P.value, guidance),
         seed=SEED.value,
-        output=OUTPUT.value,
+        output=OUTPUT.value or (f"{WORKDIR.value}/page" if dreams else ""),
     )
+    prompts = read_text("prompts", PROMPTS.value).splitlines() if PROMPTS.value else []
+    if dreams:
+        run = pages.load(WORKDIR.value, stage=STAGE.value, data=DATA.value)
+        pages.write(run, asked, pictures=PICTURES.value, steps=STEPS.value, method=SAMPLER.value)
+        return
+    run = sampling.load(WORKDIR.value, stage=STAGE.value, data=DATA.value, tensor=TENSOR.value)
+    if run.looks and KIND.value != "text":
+        raise UserError(
+            f"kind: {KIND.value}, but this model looks at pictures and makes text; use --kind=text"
+        )
     if prompts:
         requests.write_lines(run, asked, prompts)
     elif KIND.value == "text":
@@ -90,6 +98,28 @@ def main():
     else:
         frames = 1 if KIND.value == "image" else FRAMES.value or LWM_FRAMES
         requests.paint(run, asked._replace(frames=frames), KIND.value)
+
+
+def refuse(*chosen, why):
+    """Raises UserError for the first of the flags that was given."""
+    for flag in chosen:
+        if flag.present:
+            raise UserError(f"{flag.name}: {flag.value} {why}; leave it out")
+
+
+def check(guidance):
+    """Raises UserError for flags that contradict each other; not for those of a DreamLLM."""
+    from lwm.generation.vision import check_output
+
+    if KIND.value == "text" and GUIDANCE.value not in (None, 1):
+        raise UserError(f"guidance: {guidance} is for --kind=image, video and any; leave it out for text")
+    if PROMPTS.value and (KIND.value != "text" or IMAGE.value or VIDEO.value):
+        raise UserError(f"prompts: {PROMPTS.value} is for --kind=text without pictures; use --prompt")
+    if IMAGE.value and VIDEO.value:
+        raise UserError(f"video: {VIDEO.value}, but there is an --image too; give one of them")
+    if (IMAGE.value or VIDEO.value) and KIND.value in ("image", "video"):
+        raise UserError(f"kind: {KIND.value} is made from text alone; leave --image and --video out")
+    check_output(OUTPUT.value, KIND.value)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,53 @@ def clip_run(tmp_path_factory, noise_videos):
 
 
 @pytest.fixture(scope="session")
+def dream_run(tmp_path_factory):
+    """A workdir of a DreamLLM that reads bytes and opens dreams often, with random weights."""
+    import json
+    import math
+
+    import numpy as np
+
+    from lwm import systems
+    from lwm.training.checkpoints import stage_folder, write_params
+
+    folder, rng = tmp_path_factory.mktemp("dream_run"), np.random.default_rng(0)
+    block = {
+        "name": "dreamllm",
+        "size": "debug",
+        "language": {"layers": 1, "remat": "none", "attention_block": 16},
+        "vision": {"remat": "none"},
+        "decoder": {"multipliers": [1], "attention": [True], "text_vocab_size": 0},
+    }
+    stage = {"name": "only", "context_length": 96, "rope_theta": 1e4, "stripe": 8, "images": 4}
+    stage |= {"text_weight": 1.0, "vision_weight": 10.0, "mixture": {"albums": 1.0}, "forms": {}}
+    model = systems.build_model(block, stage)
+    shapes = {
+        name: jax.ShapeDtypeStruct((1, 8), "int32")
+        for name in ("tokens", "targets", "segments", "positions", "places")
+    }
+    shapes |= {"weights": jax.ShapeDtypeStruct((1, 8), "float32")}
+    shapes |= {"frames": jax.ShapeDtypeStruct((1, 1, 8, 8, 3), "uint8")}
+    shapes |= {"frame_weights": jax.ShapeDtypeStruct((1, 1), "float32")}
+
+    def draw(path, leaf):
+        if str(path).endswith("scale')]"):
+            return jax.numpy.ones(leaf.shape)
+        spread = max(math.prod(leaf.shape[:-1]), 9) ** -0.5
+        return jax.numpy.asarray(rng.normal(0, spread, leaf.shape), "float32")
+
+    params = jax.tree.map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0), shapes))
+    head = params["language"]["lm_head"]
+    head["kernel"] = head["kernel"].at[:, model.config.dream_start].multiply(8)
+    (folder / "data").mkdir()
+    (folder / "data/data.json").write_text(json.dumps({"tokenizer": "bytes"}))
+    config = {"model": block, "stages": {"only": stage}, "data": {"path": str(folder / "data")}}
+    (folder / "config.json").write_text(json.dumps(config))
+    write_params(stage_folder(folder, 0, "only"), params, {"config": config, "stage": stage})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def noise_videos(tmp_path_factory):
     """`noise_videos(side, train=…, heldout=…)`: a data folder of three videos, as `lwm.prepare` leaves it."""
     import numpy as np

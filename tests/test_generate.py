@@ -43,6 +43,23 @@ def test_a_pipe_asks_line_by_line_and_a_line_that_is_too_long_ends_nothing(runs)
     assert done.stdout.count("\n") >= 2
 
 
+@pytest.mark.slow
+def test_a_page_of_text_and_pictures_is_written(dream_run, tmp_path):
+    flags = [f"--workdir={dream_run}", "--prompt=A ", "--steps=2", "--pictures=1", "--new_tokens=9"]
+    done = start("generate", *flags, f"--output={tmp_path}/page", "--sampler=ddim", "--guidance=1")
+    assert done.returncode == 0, done.stderr
+    assert "2 steps of ddim" in (tmp_path / "page/index.html").read_text()
+    assert done.stdout == (tmp_path / "page/page.md").read_text() + "\n"
+    for flag, line in (
+        ("--steps=0", "steps: 0; a whole number from 1"),
+        ("--guidance=-1", "flag --guidance=-1"),
+        ("--video=a.mp4", "video: a.mp4 says nothing to a DreamLLM"),
+    ):
+        wrong = start("generate", *flags, flag)
+        assert wrong.returncode == 2 and wrong.stderr.startswith(f"error: {line}")
+        assert wrong.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("verb", "flags", "message"),
     [
@@ -75,6 +92,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(runs, tmp_path, verb, flags, m
         (["--prompt=a", "--prompts=b"], "prompts: given together with --prompt"),
         (["--image=a", "--video=b"], "video: b, but there is an --image too"),
         (["--kind=video", "--output=a.mp4", "--image=a.png"], "kind: video is made from text alone"),
+        (["--steps=3"], "steps: 3 is for a DreamLLM"),
     ],
 )
 def test_flags_that_contradict_each_other_are_told_before_anything_is_read(flags, message):

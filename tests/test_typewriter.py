@@ -18,6 +18,13 @@ def test_a_log_gets_the_text_and_a_line_at_the_end():
     assert err.getvalue().startswith("text: 9 tokens · ") and err.getvalue().count("\n") == 1
 
 
+def test_other_things_than_tokens_can_be_counted():
+    err = io.StringIO()
+    with Typewriter(3, what="picture 1", unit="steps", err=err) as typewriter:
+        typewriter.count(3)
+    assert err.getvalue().startswith("picture 1: 3 steps · ") and err.getvalue().endswith(" steps/s\n")
+
+
 def test_a_pipe_beside_a_terminal_gets_nothing_but_the_text():
     out, err = io.StringIO(), Terminal()
     with Typewriter(10, what="poem", out=out, err=err) as typewriter:

@@ -15,9 +15,11 @@ A batch is
 """
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
@@ -27,7 +29,7 @@ from lwm.models.text_encoder import TextEncoder
 from lwm.models.unet import UNet
 from lwm.models.unet_sizes import SIZES, DecoderConfig
 from lwm.ops.diffusion import denoising_loss, draw_noised, make_schedule
-from lwm.ops.diffusion_samplers import check_guidance, guided, make_route, sample
+from lwm.ops.diffusion_samplers import Route, advance, check_guidance, guided, make_route, sample, start
 
 __all__ = ["SIZES", "Condition", "DecoderConfig", "DiffusionDecoder"]
 
@@ -158,6 +160,32 @@ class DiffusionDecoder:
         how = {"steps": steps, "method": method, "eta": eta, "guides": guidance != 1}
         return self._sample(params, condition, unconditional, key, jnp.float32(guidance), **how)
 
+    def each_step(
+        self,
+        params: dict,
+        condition: Condition,
+        key: Array,
+        steps: int = 50,
+        guidance: float = 2.0,
+        *,
+        unconditional: Array | Condition | None = None,
+        method: str = "dpm",
+        eta: float = 0.0,
+    ) -> Iterator[Array]:
+        """Yields what `sample` has after each of its steps, for whoever waits; the last are its pictures.
+
+        Raises:
+            ValueError: as `sample`, at the first step.
+        """
+        check_guidance(guidance)
+        route = make_route(method, self.schedule, steps, eta=eta)
+        noise, fresh_key = self._noise(key, condition)
+        state = start(noise, fresh_key if np.any(route.fresh) else None)
+        for leg in map(Route._make, zip(*route, strict=True)):
+            arguments = params, condition, unconditional, state, leg, jnp.float32(guidance)
+            state, shown = self._advance(*arguments, guides=guidance != 1)
+            yield shown
+
     def condition(self, params: dict, given: Array, segments_BS: Array | None = None) -> Condition:
         """Ids [B, S] or vectors [B, S, C], with segments of which 0 is padding, as a `Condition`.
 
@@ -195,20 +223,40 @@ class DiffusionDecoder:
 
     @functools.partial(jax.jit, static_argnums=0, static_argnames=("steps", "method", "eta", "guides"))
     def _sample(self, params, condition, unconditional, key, guidance, *, steps, method, eta, guides):
+        predict = self._predictor(params, condition, unconditional, guidance, guides)
+        noise, fresh_key = self._noise(key, condition)
+        route = make_route(method, self.schedule, steps, eta=eta)
+        return self._shown(sample(predict, noise, route, self.schedule, **self._known, key=fresh_key))
+
+    @functools.partial(jax.jit, static_argnums=0, static_argnames="guides", donate_argnames="state")
+    def _advance(self, params, condition, unconditional, state, leg, guidance, *, guides):
+        predict = self._predictor(params, condition, unconditional, guidance, guides)
+        state = advance(predict, state, leg, self.schedule, **self._known)
+        return state, self._shown(state.x)
+
+    @property
+    def _known(self):
+        return {"prediction": self.config.prediction, "clip": 0.0 if self.config.latents else 1.0}
+
+    def _noise(self, key, condition):
+        """What a picture begins as, and a key for noise on its way."""
         c, B = self.config, condition.vectors_BSC.shape[0]
         noise_key, fresh_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, (B, c.resolution, c.resolution, c.image_channels))
+        shape = (B, c.resolution, c.resolution, c.image_channels)
+        return jax.random.normal(noise_key, shape), fresh_key
+
+    def _predictor(self, params, condition, unconditional, guidance, guides):
         denoise = functools.partial(self._denoise, params)
-        if guides:
-            condition, without = alike(condition, self._without(params, unconditional, B))
-            predict = guided(denoise, condition, without, guidance)
-        else:
-            predict = functools.partial(denoise, condition=condition)
-        route = make_route(method, self.schedule, steps, eta=eta)
-        clip = 0.0 if c.latents else 1.0
-        options = {"prediction": c.prediction, "clip": clip, "key": fresh_key}
-        x_BHWC = sample(predict, noise, route, self.schedule, **options)
-        return x_BHWC if c.latents else jnp.round((jnp.clip(x_BHWC, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+        if not guides:
+            return functools.partial(denoise, condition=condition)
+        B = condition.vectors_BSC.shape[0]
+        condition, without = alike(condition, self._without(params, unconditional, B))
+        return guided(denoise, condition, without, guidance)
+
+    def _shown(self, x_BHWC):
+        if self.config.latents:
+            return x_BHWC
+        return jnp.round((jnp.clip(x_BHWC, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
     def _denoise(self, params, x_BHWC, times_B, condition):
         with jax.named_scope("unet"):

@@ -26,9 +26,11 @@ from jax import Array
 
 from lwm.models import dream_network
 from lwm.models.captions import contrastive_loss
+from lwm.models.condition import Condition
 from lwm.models.diffusion_decoder import DiffusionDecoder
 from lwm.models.dream_network import DreamNetwork, Read
 from lwm.models.dream_sizes import PARTS, SIZES, DreamConfig
+from lwm.models.dream_speaker import Speaker
 from lwm.parallel.mesh import axis_size
 
 __all__ = ["PARTS", "SIZES", "DreamConfig", "DreamLLM"]
@@ -48,6 +50,7 @@ class DreamLLM:
         self.config = config
         self.frozen = config.frozen  # parts that the optimizer leaves alone
         self.network = DreamNetwork(config)
+        self.speaker = Speaker(config.speaker)  # its language model, for samplers: reads params["language"]
         self.decoder = DiffusionDecoder(config.decoder)
 
     def init(self, key: Array, batch: dict) -> dict:
@@ -88,7 +91,7 @@ class DreamLLM:
             for name, part in params.items()
         }
         asked = {"text": config.text_weight > 0, "dreams": config.vision_weight > 0}
-        read = self._read(params, batch, **asked) if any(asked.values()) else Read(None, None)
+        read = self._apply(params, batch, **asked) if any(asked.values()) else Read(None, None)
         documents = jnp.max(batch["segments"], axis=1)
         if read.dreams is not None:
             # The segment of no picture is no document.
@@ -115,9 +118,18 @@ class DreamLLM:
             metrics |= found
         return total, metrics | {"loss": total}
 
-    def _read(self, params, batch, *, text, dreams):
+    def seen(self, params: dict, frames_BIRRC: Array) -> Array:
+        """Pictures, uint8, as the language model sees them: [B, I x P, D], the patches of each in order."""
+        return self._apply(params, frames_BIRRC, method="seen")
+
+    def dreamed(self, params: dict, hidden_BQD: Array) -> Condition:
+        """What the decoder draws from the final hidden states of the queries of a picture a row."""
+        vectors_BQC = self._apply(params, hidden_BQD, method=lambda network, x: network.condition(x))
+        return Condition(vectors_BQC, jnp.ones(vectors_BQC.shape[:2], bool))
+
+    def _apply(self, params, *arguments, **options):
         network = {name: part for name, part in params.items() if name != "decoder"}
-        return self.network.apply({"params": network}, batch, text=text, dreams=dreams)
+        return self.network.apply({"params": network}, *arguments, **options)
 
     def _denoising(self, params, batch, dreams, key):
         """The decoder's loss of all pictures of a batch."""
@@ -152,9 +164,7 @@ class DreamLLM:
             loss, metrics = self.decoder.denoising_loss(params["decoder"], x_BHWC, condition, key, **options)
             found |= {"decoder_loss": loss, "decoder_noise": metrics["denoising"]}
         if config.contrast_weight:
-            network = {name: part for name, part in params.items() if name != "decoder"}
-            arguments = batch["frames"], *condition
-            compared = self.network.apply({"params": network}, *arguments, method="compared")
+            compared = self._apply(params, batch["frames"], *condition, method="compared")
             found["contrast_loss"], found["contrast_accuracy"] = contrastive_loss(*compared, captions_NS)
         return found
 

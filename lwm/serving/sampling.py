@@ -95,10 +95,15 @@ def load(
     return Run(model, params, tokenizer, config, dict(block), data, manifest, mesh)
 
 
+def model_name(workdir: epath.PathLike) -> str | None:
+    """Of MODELS, what the workdir holds, from its config alone; None if there is no config."""
+    path = epath.Path(workdir) / "config.json"
+    return (json.loads(path.read_text()) if path.exists() else {}).get("model", {}).get("name")
+
+
 def _kind(workdir: epath.PathLike) -> Any:
     """The class whose rules parameters are loaded by, before anything is known of them but a name."""
-    path = epath.Path(workdir) / "config.json"
-    name = (json.loads(path.read_text()) if path.exists() else {}).get("model", {}).get("name")
+    name = model_name(workdir)
     return MODELS[name if name in TRANSFORMERS else "lwm"]
 
 

@@ -13,16 +13,22 @@ _SECONDS = 5  # from one line of a log to the next
 
 
 class Typewriter:
-    """Use as a context manager around the making of at most `total` tokens.
+    """Use as a context manager around the making of at most `total` tokens, or of what else `unit` says.
 
     Where text and bar share a terminal, the bar stays below the text.
     """
 
     def __init__(
-        self, total: int, *, what: str = "text", out: TextIO | None = None, err: TextIO | None = None
+        self,
+        total: int,
+        *,
+        what: str = "text",
+        unit: str = "tokens",
+        out: TextIO | None = None,
+        err: TextIO | None = None,
     ):
         self._out, self._err = out or sys.stdout, err or sys.stderr
-        self._what, self._total, self._done = what, total, 0
+        self._what, self._unit, self._total, self._done = what, unit, total, 0
         self._shown = self._started = time.monotonic()
         self._first: tuple[float, int] | None = None  # when the first tokens came; compiling is before
         self._line, self._live = "", None
@@ -44,7 +50,7 @@ class Typewriter:
                 self._live.console.print(self._line, markup=False, highlight=False, soft_wrap=True)
             self._live.stop()
         else:
-            self._log(f"{self._what}: {self._done} tokens · {self._rate():.3g} tokens/s")
+            self._log(f"{self._what}: {self._done} {self._unit} · {self._rate():.3g} {self._unit}/s")
         self._out.flush()
 
     def say(self, text: str) -> None:
@@ -58,21 +64,21 @@ class Typewriter:
             self._live.console.print("\n".join(whole), markup=False, highlight=False, soft_wrap=True)
         self._live.update(Group(Text(self._line), self._bar))
 
-    def count(self, tokens: int) -> None:
-        """So many more tokens are made."""
+    def count(self, more: int) -> None:
+        """So many more are made."""
         now = time.monotonic()
-        self._done += tokens
+        self._done += more
         self._first = self._first or (now, self._done)
         left = (self._total - self._done) / rate if (rate := self._rate()) else 0.0
-        status = f"{rate:.3g} tokens/s · {left:.0f} s left"
+        status = f"{rate:.3g} {self._unit}/s · {left:.0f} s left"
         if self._live:
             self._bar.update(self._task, completed=self._done, status=status)
         elif now - self._shown > _SECONDS and self._done < self._total:
             self._shown = now
-            self._log(f"{self._what}: {self._done} of {self._total} tokens · {status}")
+            self._log(f"{self._what}: {self._done} of {self._total} {self._unit} · {status}")
 
     def _rate(self) -> float:
-        """Tokens a second, since the first ones if there are more."""
+        """How many a second, since the first ones if there are more."""
         now = time.monotonic()
         start, before = self._first or (self._started, 0)
         if self._done == before:

@@ -135,6 +135,16 @@ def test_samples_follow_the_condition_and_guidance(vectors):
     np.testing.assert_allclose(make(one, 2.0, one), plain, atol=1e-4)
 
 
+@pytest.mark.parametrize(("method", "eta"), [("dpm", 0.0), ("ddim", 1.0)])
+def test_step_by_step_it_is_the_same_sample(vectors, method, eta):
+    one = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8)), jnp.float32)
+    condition = vectors.condition({}, one)
+    how = {"steps": 3, "guidance": 2.0, "unconditional": -one[:1, :2], "method": method, "eta": eta}
+    states = list(vectors.each_step({}, condition, jax.random.key(0), **how))
+    assert len(states) == 3 and np.any(states[0] != states[1])
+    np.testing.assert_allclose(states[-1], vectors.sample({}, condition, jax.random.key(0), **how), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_picture_is_sampled_from_text(mesh_of):
     """Pixels from ids; one row also on a mesh that would cut it."""
