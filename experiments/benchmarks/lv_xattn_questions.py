@@ -100,7 +100,7 @@ def expected(cell: dict, directions: Sequence[str], rates: int, patience: float)
         methods = METHODS[cell["mode"], direction]
         count = sum(layer_bytes(method, cell, direction) for method in methods)
         count = 2 * count + len(methods) * GUESS_PARAMETERS if model else count
-        bits = 8 * count * (2 if cell["n"] == 2 else 1)  # two hosts take turns, see `lv_xattn_network.py`
+        bits = 8 * count * (2 if cell["n"] == 2 else 1)  # two hosts take turns, see `lv_xattn_methods.py`
         work = 4 * cell["T"] * cell["S"] * cell["N"] * cell["H"] * (3.5 if direction == "both" else 1)
         computing = len(methods) * ((1 + model) * work / GUESS_FLOPS + GUESS_CALL)
         seconds = bits / 1e6 / (cell["mbit"] or GUESS_MBIT) + computing

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lwm.scaling.cross_attention_time import Phase, Rates, Shape, lasts, phases, spent
+from lwm.scaling.cross_attention_time import Phase, Rates, Shape, lasts, spent, whole_trip
 
 OVERLAPS = tuple(step / 10 for step in range(11))
 TURNS = 30  # of assuming and solving
@@ -44,8 +44,7 @@ class Measured:
 
     def trip(self) -> list[Phase]:
         """The phases of the call; with `alone` their work is in seconds."""
-        directions = (False, True)[: 1 + self.training]
-        found = [phase for back in directions for phase in phases(self.way, self.shape, backward=back)]
+        found = whole_trip(self.way, self.shape, training=self.training)
         if self.alone is None:
             return found
         second = sum(phase.work + phase.work_back for phase in found) / self.alone
@@ -72,7 +71,7 @@ class Calibration:
 
     def predict(self, row: Measured) -> float:
         """Seconds that the model expects of a row, measured or not."""
-        return _seconds(row.trip(), self.rates[row.link])
+        return lasts(row.trip(), self.rates[row.link])
 
     def within(self, share: float) -> float:
         """Share of the rows whose error is at most `share` in either direction."""
@@ -119,7 +118,7 @@ def _solve(rows: Sequence[Measured], links: list[str], overlap: float) -> Calibr
         )
         rates = _rates(_positive(table / wanted[:, None], weights), links, overlap)
         pairs = [(trip, rates[row.link]) for row, trip in zip(rows, trips, strict=True)]
-        found = [_seconds(trip, own) for trip, own in pairs]
+        found = [lasts(trip, own) for trip, own in pairs]
         errors = np.array(found) / wanted - 1
         now = Calibration(rates, tuple(map(float, errors)))
         best = min(filter(None, (best, now)), key=_total)
@@ -170,10 +169,6 @@ def _rates(x: np.ndarray, links: list[str], overlap: float) -> dict[str, Rates]:
         link: Rates(speed(flop), speed(cost), wait, visit, call, copy, backward, overlap)
         for link, cost, wait in zip(links, byte, hop, strict=True)
     }
-
-
-def _seconds(trip: list[Phase], rates: Rates) -> float:
-    return rates.start + sum(lasts(phase, rates) for phase in trip)
 
 
 def _computes(phase, rates: Rates) -> bool:

@@ -18,6 +18,7 @@ that compares them); gathered keys are sent back as gradients in their own dtype
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 WAYS = ("rotate_queries", "rotate_keys", "gather_queries", "gather_keys")
 BACKWARD = 2.5  # computation of the backward over that of the forward
@@ -157,10 +158,22 @@ def spent(phase: Phase, rates: Rates) -> tuple[float, float]:
     return computing, phase.load / rates.bandwidth + phase.hops * rates.latency
 
 
-def lasts(phase: Phase, rates: Rates) -> float:
-    """Seconds of a phase."""
-    both = spent(phase, rates)
-    return max(both) + (1 - rates.overlap) * min(both)
+def lasts(trip: Iterable[Phase], rates: Rates) -> float:
+    """Seconds of a call that goes through these phases."""
+    total = rates.start
+    for both in (spent(phase, rates) for phase in trip):
+        total += max(both) + (1 - rates.overlap) * min(both)
+    return total
+
+
+def whole_trip(way: str, shape: Shape, *, training: bool) -> list[Phase]:
+    """The phases of the forward, and behind them those of the backward if `training`.
+
+    Raises:
+      ValueError: an unknown way.
+    """
+    directions = (False, True) if training else (False,)
+    return [phase for backward in directions for phase in phases(way, shape, backward=backward)]
 
 
 def seconds(way: str, shape: Shape, rates: Rates, *, training: bool) -> float:
@@ -169,9 +182,7 @@ def seconds(way: str, shape: Shape, rates: Rates, *, training: bool) -> float:
     Raises:
       ValueError: an unknown way.
     """
-    directions = (False, True) if training else (False,)
-    found = [phase for backward in directions for phase in phases(way, shape, backward=backward)]
-    return rates.start + sum(lasts(phase, rates) for phase in found)
+    return lasts(whole_trip(way, shape, training=training), rates)
 
 
 def speed_up(shape: Shape, rates: Rates, *, training: bool, over: str = "rotate_keys") -> float:

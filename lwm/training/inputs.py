@@ -9,9 +9,9 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lwm.errors import UserError
+from lwm.limits import suggest
 from lwm.parallel.sharding import BATCH
 from lwm.training.page_inputs import check_page_data, open_page_batches, page_arrays
-from lwm.training.schema import suggest
 from lwm.training.stages import Stage
 from lwm.training.suitability import check_suitability
 from lwm.training.task_inputs import check_task_data, open_task_batches, task_shapes

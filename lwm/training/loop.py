@@ -12,6 +12,7 @@ from etils import epath
 
 from lwm.data.manifest import load_manifest
 from lwm.errors import UserError
+from lwm.limits import suggest
 from lwm.training import inputs
 from lwm.training.beginnings import check_init, first_state, parent_folder
 from lwm.training.checkpoints import StageCheckpoints, latest_step, stage_folder
@@ -25,7 +26,6 @@ from lwm.training.program import train_step
 from lwm.training.progress import Report
 from lwm.training.provenance import write_start
 from lwm.training.recorder import Recorder
-from lwm.training.schema import suggest
 from lwm.training.stages import Stage
 from lwm.training.state import TrainState
 from lwm.training.step import make_eval_step

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 
 from lwm.errors import UserError
-from lwm.training.schema import suggest
+from lwm.limits import suggest
 from lwm.training.stages import Stage
 
 Arrays = dict[str, tuple[tuple[int, ...], Any]]

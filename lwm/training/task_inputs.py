@@ -6,8 +6,8 @@ import jax
 from etils import epath
 
 from lwm.errors import UserError
+from lwm.limits import suggest
 from lwm.models.multimodel_sizes import row_shapes
-from lwm.training.schema import suggest
 from lwm.training.stages import Stage
 
 

@@ -247,6 +247,7 @@ def test_every_parameter_gets_a_gradient(batch):
             "without: 'moe' is not known; choose from '', experts, attention, convolution",
         ),
         ({"classes": 0}, "classes: 0 is too small; use 1 or more"),
+        ({"eos": 0}, "eos: 0 is too small; use 1 or more"),
         ({"eos": 32}, "eos: 32 is not among the 32 ids; choose one that is"),
     ],
 )
