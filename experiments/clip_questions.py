@@ -17,9 +17,9 @@ Expected  the full model above 90 %, the sampled one near 23.4 %, the most that 
 The videos are those of the quickstart, every frame of them, 16 pixels wide, in eight crops, as so few are
 soon learned by heart; their last fifths are held out. A clip is 64 consecutive frames of one, an odd frame
 comes from another. Both arms begin with clips of 16 frames, of which one is shown all and the other 8: who is
-shown 8 of 64 meets odd frames too seldom to learn what they are. Answers are scored on held-out clips by one forward pass: right is an
-answer whose every token, and the end behind it, is the likeliest after the question and the right tokens
-before it. Both arms, and all seeds, get the same clips.
+shown 8 of 64 meets odd frames too seldom to learn what they are. Answers are scored on held-out clips by one
+forward pass: right is an answer whose every token, and the end behind it, is the likeliest after the question
+and the right tokens before it. Both arms, and all seeds, get the same clips.
 
 Tried before, seed 0: with four crops, the last quarters held out and colours as they are, the full model
 answered 444 of 512; of 256 that were sorted by video, all it missed were clips of one, of whose last shots
