@@ -102,10 +102,10 @@ def collapse(path: os.PathLike | str, modality: str) -> Collapse:
 
 
 class Split(NamedTuple):
-    """What relabelling parts of a corpus changes: in the loss that the law foretells; in its errors, refitted.
+    """What relabelling a corpus changes: in the loss that the law foretells; in its errors, refitted.
 
-    Nothing was trained anew, so the loss itself changes by 0. rmse_as_one, rmse_as_two: of held-out runs, with
-    one name and with more. names: how many.
+    Nothing was trained anew, so the loss itself changes by 0. rmse_as_one, rmse_as_two: of held-out runs,
+    with one name and with more. names: how many.
     """
 
     modality: str
@@ -127,7 +127,7 @@ class Split(NamedTuple):
 
 
 def split(path: os.PathLike | str, modality: str, draws: int = 200, names: int = 2) -> Split:
-    """The hypothesis, fitted to one modality, asked of the same runs when equal parts have their own names."""
+    """The hypothesis, fitted to one modality, asked of the same runs when equal parts have own names."""
     runs = scaling_laws.alone(path, modality)
     one, two = laws.hypothesis((modality,)), laws.hypothesis([f"{modality} {i}" for i in range(names)])
     halves = make_runs(runs.parameters, np.repeat(runs.tokens / names, names, axis=1), runs.loss)
