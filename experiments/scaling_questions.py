@@ -15,6 +15,7 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -157,7 +158,7 @@ class Edge(NamedTuple):
 
     changes: dict[tuple[str, int], tuple[int, float, float, float]]
     worth: dict[str, tuple[float, float, float]]
-    smaller: dict[int, tuple[float, float, float]]
+    smaller: dict[float, tuple[float, float, float]]
 
     @property
     def verdict(self) -> str:
@@ -171,7 +172,7 @@ class Edge(NamedTuple):
         return f"{word} on these runs: text is better beside {helped}; worse beside {harmed}{limit}"
 
 
-def edge(path: os.PathLike | str, draws: int = 200) -> Edge:
+def edge(path: os.PathLike | str, draws: int = 200, times: Sequence[float] = (1, 4)) -> Edge:
     """Text alone against text beside others: cell by cell, and by the law of effective data.
 
     Raises:
@@ -189,7 +190,7 @@ def edge(path: os.PathLike | str, draws: int = 200) -> Edge:
     for index, name in enumerate(MODALITIES[1:], start=5):
         worth[name] = (float(found.theta[index]), *percentiles(thetas[:, index : index + 1])[0])
     middle = float(np.exp(np.log(runs.parameters).mean())), float(np.exp(np.log(runs.tokens[:, 0]).mean()))
-    sizes = {times: smaller(law, found.theta, thetas, *middle, times) for times in (1, 4)}
+    sizes = {count: smaller(law, found.theta, thetas, *middle, count) for count in times}
     return Edge(changed, worth, sizes)
 
 
@@ -211,7 +212,7 @@ def changes(path: os.PathLike | str) -> dict[tuple[str, int], tuple[int, float, 
     return {key: (len(each), float(np.mean(each)), *student(each, level)) for key, each in own}
 
 
-def smaller(law, theta, thetas, parameters: float, tokens: float, times: int) -> tuple[float, float, float]:
+def smaller(law, theta, thetas, parameters: float, tokens: float, times: float) -> tuple[float, float, float]:
     """Of `Edge`: parameters with `times` as many tokens of each other modality, over those of text alone."""
     others = len(law.names) - 5
     row = np.array([[tokens, *[times * tokens] * others]])
