@@ -54,7 +54,7 @@ def draw_errors(
 
 
 def draw_contours(axes: Axes, one: Answer, draws: int = 60) -> None:
-    """Sizes and tokens of equal loss by Chinchilla's law and by the hypothesis; the best size for a budget."""
+    """Sizes and tokens of equal loss by Chinchilla's law and by the hypothesis; best sizes for budgets."""
     found, unseen = one.contenders["Chinchilla"][0]
     claim, _ = one.contenders[one.published][0]
     parameters = np.concatenate([found.runs.parameters, unseen.parameters])

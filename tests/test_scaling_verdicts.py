@@ -163,7 +163,7 @@ def test_a_grid_without_rows_to_compare_is_one_line(written, tmp_path):
         scaling_questions.collapse(few, "text")
 
 
-@pytest.mark.parametrize("rows", [1, 12, 45])
+@pytest.mark.parametrize("rows", [1, 45])
 def test_a_grid_that_has_only_begun_says_what_it_waits_for(rows, written):
     path = written(level, rows)
     found, why = scaling_laws.answers(path, draws=2)
@@ -175,7 +175,7 @@ def test_a_grid_that_has_only_begun_says_what_it_waits_for(rows, written):
     assert why[scaling_laws.BESIDE] and "Too few rows yet: " in scaling_laws.conclusion(found, why)
     assert set(scaling_mixtures.mixtures(path, draws=2)[1]) == {"image", "audio"}
     lines = scaling_questions.told(path)
-    assert "too few rows yet" in lines[-1] and sum("too few rows yet" in line for line in lines) >= 4
+    assert "too few rows yet" in lines[-1] and sum("too few rows yet" in line for line in lines) >= 3
 
 
 BROKEN = {
