@@ -17,6 +17,7 @@ from lwm.scaling.laws import Law
 from lwm.scaling.runs_table import Runs, TooFewRuns
 
 HUBER = 1e-3  # as published; errors of the log loss beyond it count by their size, not its square
+TRIED = 50  # of the grid of starts, those that come closest already: only laws with many weights have more
 POLISHED = 4  # of the grid's ends, taken on until they no longer improve
 ROUNDS = 12
 FLAT = 1e-9  # directions of a law as flat as this share of its steepest are not stretched further
@@ -78,6 +79,9 @@ def fit(law: Law, runs: Runs, *, delta: float = HUBER, space: str = "log loss") 
         begun = [theta]
     else:
         begun = law.starts(runs)
+        if len(begun) > TRIED:
+            values = [huber(errors(law, start, runs, space)[0], delta).sum() for start in begun]
+            begun = begun[np.argsort(values)[:TRIED]]
     ends = [search(law, theta, runs, delta, space) for theta in begun]
     ends = sorted(ends, key=lambda end: end[1])[:POLISHED]
     best = min((polish(law, *end, runs, delta, space) for end in ends), key=lambda end: end[1])
