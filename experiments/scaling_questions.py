@@ -15,6 +15,7 @@ import argparse
 import math
 import os
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from lwm.scaling.allocation import parameters_for
 from lwm.scaling.comparison import rmse
 from lwm.scaling.fitting import fit
 from lwm.scaling.resampling import percentiles, residual_bootstrap
-from lwm.scaling.runs_table import make_runs, read_columns
+from lwm.scaling.runs_table import Runs, TooFewRuns, make_runs, read_columns
 
 
 class Offset(NamedTuple):
@@ -45,13 +46,15 @@ class Offset(NamedTuple):
 
 
 class Collapse(NamedTuple):
-    """parameters: the size that was asked. offsets: of tokenizers. f, p: of Fisher's test that all are 0."""
+    """parameters: the size that was asked. offsets: of tokenizers. f, p: of Fisher's test that all are 0.
+    runs: of every tokenizer, at that size and the lengths that others than the first have."""
 
     modality: str
     parameters: float
     offsets: list[Offset]
     f: float
     p: float
+    runs: dict[str, Runs]
 
     @property
     def verdict(self) -> str:
@@ -70,7 +73,7 @@ def collapse(path: os.PathLike | str, modality: str) -> Collapse:
     offsets that change with the number count as errors.
 
     Raises:
-      UserError: too few runs for an offset of each tokenizer.
+      TooFewRuns: too few for an offset of each tokenizer.
     """
     of = {name: scaling_laws.alone(path, modality, name) for name in VOCABULARIES[modality]}
     sizes = set.intersection(*(set(runs.parameters.tolist()) for runs in of.values()))
@@ -87,7 +90,7 @@ def collapse(path: os.PathLike | str, modality: str) -> Collapse:
     free = len(y) - each.shape[1]
     if free < 1 or np.linalg.matrix_rank(each) < each.shape[1]:
         wanted = f"{len(y)} runs of {modality} for {each.shape[1]} numbers"
-        raise UserError(f"{path}: {wanted}; let the grid go on")
+        raise TooFewRuns(f"{path}: {wanted}; let the grid go on")
     found = np.linalg.lstsq(each, y, rcond=None)[0]
     left = float(np.square(y - each @ found).sum())
     more = float(np.square(y - curve @ np.linalg.lstsq(curve, y, rcond=None)[0]).sum())
@@ -95,13 +98,15 @@ def collapse(path: os.PathLike | str, modality: str) -> Collapse:
     others = zip(list(of)[1:], own[1:], found[len(lengths) :], halves[len(lengths) :], strict=True)
     offsets = [Offset(name, runs.size, one, one - half, one + half) for name, runs, one, half in others]
     ratio = (more - left) / len(offsets) / (left / free)
-    return Collapse(modality, max(sizes), offsets, ratio, float(fisher.sf(ratio, len(offsets), free)))
+    p = float(fisher.sf(ratio, len(offsets), free))
+    return Collapse(modality, max(sizes), offsets, ratio, p, dict(zip(of, own, strict=True)))
 
 
 class Split(NamedTuple):
-    """What relabelling half of a corpus changes: in the loss that the law foretells; in its errors, refitted.
+    """What relabelling a corpus changes: in the loss that the law foretells; in its errors, refitted.
 
-    Nothing was trained anew, so the loss itself changes by 0.
+    Nothing was trained anew, so the loss itself changes by 0. rmse_as_one, rmse_as_two: of held-out runs,
+    with one name and with more. names: how many.
     """
 
     modality: str
@@ -110,19 +115,23 @@ class Split(NamedTuple):
     high: float
     rmse_as_one: float
     rmse_as_two: float
+    names: int = 2
 
     @property
     def verdict(self) -> str:
         change = f"{self.foretold:+.3f} [{self.low:+.3f}, {self.high:+.3f}] bits a byte"
         refuted = "REFUTED" if self.low * self.high > 0 else "NOT REFUTED"
-        return f"{self.modality}: {refuted}, two names for one corpus change the foretold loss by {change}"
+        count = "two" if self.names == 2 else self.names
+        return (
+            f"{self.modality}: {refuted}, {count} names for one corpus change the foretold loss by {change}"
+        )
 
 
-def split(path: os.PathLike | str, modality: str, draws: int = 200) -> Split:
-    """The hypothesis, fitted to one modality, asked of the same runs when each half has a name of its own."""
+def split(path: os.PathLike | str, modality: str, draws: int = 200, names: int = 2) -> Split:
+    """The hypothesis, fitted to one modality, asked of the same runs when equal parts have own names."""
     runs = scaling_laws.alone(path, modality)
-    one, two = laws.hypothesis((modality,)), laws.hypothesis((f"{modality} a", f"{modality} b"))
-    halves = make_runs(runs.parameters, np.repeat(runs.tokens / 2, 2, axis=1), runs.loss)
+    one, two = laws.hypothesis((modality,)), laws.hypothesis([f"{modality} {i}" for i in range(names)])
+    halves = make_runs(runs.parameters, np.repeat(runs.tokens / names, names, axis=1), runs.loss)
     found = fit(one, runs, delta=math.inf)
 
     def change(theta):
@@ -133,14 +142,15 @@ def split(path: os.PathLike | str, modality: str, draws: int = 200) -> Split:
     for law, own in ((one, runs), (two, halves)):
         refitted, unseen = scaling_laws.ask(law, own)
         errors.append(rmse(refitted.predict(unseen), unseen.loss))
-    return Split(modality, change(found.theta), *percentiles(drawn)[0], *errors)
+    return Split(modality, change(found.theta), *percentiles(drawn)[0], *errors, names)
 
 
 class Edge(NamedTuple):
     """What other modalities do for text.
 
     changes: (modalities beside text, times its tokens) -> (runs, mean change of bits a byte of text against
-      the same model on the same text alone, low, high), Student's intervals over sizes and lengths.
+      the same model on the same text alone, low, high), Student's intervals over sizes and lengths, wide
+      enough that all hold together with 95 % (Bonferroni).
     worth: of a token of each other modality, in tokens of text, by the effective-data law: value, low, high.
     smaller: times -> parameters that reach the same loss with so many times the tokens of text in each
       other modality, over those with text alone, by the same law: value, low, high; NaN where none do.
@@ -148,20 +158,30 @@ class Edge(NamedTuple):
 
     changes: dict[tuple[str, int], tuple[int, float, float, float]]
     worth: dict[str, tuple[float, float, float]]
-    smaller: dict[int, tuple[float, float, float]]
+    smaller: dict[float, tuple[float, float, float]]
 
     @property
     def verdict(self) -> str:
         helps = [key for key, (_, _, _, high) in self.changes.items() if high < 0]
         harms = [key for key, (_, _, low, _) in self.changes.items() if low > 0]
         told = [f"{name} x {times}" for name, times in helps], [f"{name} x {times}" for name, times in harms]
-        words = "CONFIRMED" if helps and not harms else "REFUTED" if harms and not helps else "NOT DECIDED"
+        word = "CONFIRMED" if helps and not harms else "REFUTED" if harms and not helps else "BOUNDED"
         helped, harmed = (", ".join(names) or "none" for names in told)
-        return f"{words} on these runs: text is better beside {helped}; worse beside {harmed}"
+        most = max(0.0, *(-low for _, _, low, _ in self.changes.values()))
+        limit = "" if word == "CONFIRMED" else f"; nowhere better by more than {most:.3f} bits a byte"
+        return f"{word} on these runs: text is better beside {helped}; worse beside {harmed}{limit}"
 
 
-def edge(path: os.PathLike | str, draws: int = 200) -> Edge:
-    """Text alone against text beside others: cell by cell, and by the law of effective data."""
+def edge(path: os.PathLike | str, draws: int = 200, times: Sequence[float] = (1, 4)) -> Edge:
+    """Text alone against text beside others: cell by cell, and by the law of effective data.
+
+    Raises:
+      TooFewRuns: fewer than two runs of a mixture, or than the law needs.
+    """
+    changed = changes(path)
+    if not changed or min(count for count, *_ in changed.values()) < 2:
+        few = ", ".join(f"{name} x {times}" for (name, times), (count, *_) in changed.items() if count < 2)
+        raise TooFewRuns(f"{path}: fewer than two runs of text beside {few or 'others'}; let the grid go on")
     runs = scaling_laws.beside(path)
     law = laws.effective_data(MODALITIES)
     found = fit(law, runs, delta=math.inf)
@@ -170,8 +190,8 @@ def edge(path: os.PathLike | str, draws: int = 200) -> Edge:
     for index, name in enumerate(MODALITIES[1:], start=5):
         worth[name] = (float(found.theta[index]), *percentiles(thetas[:, index : index + 1])[0])
     middle = float(np.exp(np.log(runs.parameters).mean())), float(np.exp(np.log(runs.tokens[:, 0]).mean()))
-    sizes = {times: smaller(law, found.theta, thetas, *middle, times) for times in (1, 4)}
-    return Edge(changes(path), worth, sizes)
+    sizes = {count: smaller(law, found.theta, thetas, *middle, count) for count in times}
+    return Edge(changed, worth, sizes)
 
 
 def changes(path: os.PathLike | str) -> dict[tuple[str, int], tuple[int, float, float, float]]:
@@ -188,10 +208,11 @@ def changes(path: os.PathLike | str) -> dict[tuple[str, int], tuple[int, float, 
         if tuple(key) in of:
             beside = " + ".join(name for name, count in zip(MODALITIES[1:], own, strict=True) if count)
             found.setdefault((beside, round(own.max() / key[1])), []).append(loss - of[tuple(key)])
-    return {key: (len(each), float(np.mean(each)), *student(each)) for key, each in sorted(found.items())}
+    level, own = 1 - 0.05 / max(1, len(found)), sorted(found.items())
+    return {key: (len(each), float(np.mean(each)), *student(each, level)) for key, each in own}
 
 
-def smaller(law, theta, thetas, parameters: float, tokens: float, times: int) -> tuple[float, float, float]:
+def smaller(law, theta, thetas, parameters: float, tokens: float, times: float) -> tuple[float, float, float]:
     """Of `Edge`: parameters with `times` as many tokens of each other modality, over those of text alone."""
     others = len(law.names) - 5
     row = np.array([[tokens, *[times * tokens] * others]])
@@ -207,26 +228,39 @@ def smaller(law, theta, thetas, parameters: float, tokens: float, times: int) ->
     return ratio(theta), *around
 
 
+def told(path: os.PathLike | str) -> list[str]:
+    """Lines about all questions; and of those for which there are too few rows yet, why."""
+    titles = {"Only T / C counts of a tokenizer": collapse, "A corpus that is split in two by name": split}
+    lines = []
+    for title, question in titles.items():
+        asked = {name: lambda name=name, question=question: question(path, name) for name in MODALITIES}
+        found, why = scaling_laws.ask_all(asked)
+        lines += [title, *(f"  {one.verdict}" for one in found.values())]
+        lines += [f"  {name}: too few rows yet ({reason})" for name, reason in why.items()]
+    found, why = scaling_laws.ask_all({"edge": lambda: edge(path)})
+    about = about_edge(found["edge"]) if found else [f"too few rows yet ({why['edge']})"]
+    return [*lines, "More of another modality for a smaller model", *(f"  {line}" for line in about)]
+
+
+def about_edge(found: Edge) -> list[str]:
+    """Lines: the verdict, and what it rests on."""
+    lines = [found.verdict]
+    for (name, times), (count, mean, low, high) in found.changes.items():
+        change = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}] bits a byte"
+        lines.append(f"text beside {name} x {times}: {change}, {count} runs")
+    for name, (value, low, high) in found.worth.items():
+        lines.append(f"a token of {name} is worth {value:.3f} [{low:.3f}, {high:.3f}] of text")
+    for times, (value, low, high) in found.smaller.items():
+        lines.append(f"P for the same loss with x {times} of each: {value:.2f} [{low:.2f}, {high:.2f}]")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--csv", default=str(CSV), help="of experiments/scaling.py")
     chosen = parser.parse_args()
     try:
-        print("Only T / C counts of a tokenizer")
-        for modality in MODALITIES:
-            print(f"  {collapse(chosen.csv, modality).verdict}")
-        print("A corpus that is split in two by name")
-        for modality in MODALITIES:
-            print(f"  {split(chosen.csv, modality).verdict}")
-        found = edge(chosen.csv)
-        print(f"More of another modality for a smaller model\n  {found.verdict}")
-        for (name, times), (count, mean, low, high) in found.changes.items():
-            change = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}] bits a byte"
-            print(f"  text beside {name} x {times}: {change}, {count} runs")
-        for name, (value, low, high) in found.worth.items():
-            print(f"  a token of {name} is worth {value:.3f} [{low:.3f}, {high:.3f}] of text")
-        for times, (value, low, high) in found.smaller.items():
-            print(f"  P for the same loss with x {times} of each: {value:.2f} [{low:.2f}, {high:.2f}]")
+        print("\n".join(told(chosen.csv)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

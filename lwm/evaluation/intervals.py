@@ -17,15 +17,15 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def student(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval for the mean of a few independent values, such as differences by seed.
+def student(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval for the mean of a few independent values, such as differences by seed.
 
     Without limits if there is one value: it says nothing of the spread.
     """
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return -math.inf, math.inf
-    half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + level) / 2) * np.std(values, ddof=1) / math.sqrt(n))
     return mean - half, mean + half
 
 

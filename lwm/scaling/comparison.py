@@ -6,16 +6,16 @@ the loss can be compared, as both are turned into densities of the loss.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from lwm.errors import UserError
 from lwm.scaling.fitting import Fit
 from lwm.scaling.resampling import percentiles, residual_bootstrap
-from lwm.scaling.runs_table import Runs
+from lwm.scaling.runs_table import Runs, TooFewRuns
 
 
 def log_likelihood(found: Fit) -> float:
@@ -47,11 +47,11 @@ def aicc(*fits: Fit) -> float:
     Of several fits, each to runs of its own: of all of them as one model.
 
     Raises:
-      UserError: too few runs for the correction: it needs two more than there are parameters and scales.
+      TooFewRuns: too few for the correction: it needs two more than there are parameters and scales.
     """
     n, k = sum(found.runs.size for found in fits), sum(len(found.theta) + 1 for found in fits)
     if n <= k + 1:
-        raise UserError(f"aicc: {n} runs for {k - len(fits)} parameters; give {k + 2}")
+        raise TooFewRuns(f"aicc: {n} runs for {k - len(fits)} parameters; give {k + 2}")
     return 2 * k - 2 * sum(map(log_likelihood, fits)) + 2 * k * (k + 1) / (n - k - 1)
 
 
@@ -69,6 +69,20 @@ def largest(runs: Runs) -> np.ndarray:
     tokens = runs.tokens.sum(1)
     close = 1 - 1e-6
     return (runs.parameters >= close * runs.parameters.max()) | (tokens >= close * tokens.max())
+
+
+def chance(runs: Runs) -> tuple[float, int]:
+    """The standard deviation among runs that differ in their seed alone, and its degrees of freedom.
+
+    In the unit of the loss; NaN and 0 if no two runs have the same size and tokens.
+    No law of sizes and tokens can foretell single runs better than that.
+    """
+    _, group = np.unique(np.column_stack([runs.parameters, runs.tokens]), axis=0, return_inverse=True)
+    count = np.bincount(group.ravel())
+    mean = np.bincount(group.ravel(), runs.loss) / count
+    free = runs.size - len(count)
+    squares = float(np.square(runs.loss - mean[group.ravel()]).sum())
+    return (math.sqrt(squares / free) if free else math.nan), free
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +103,7 @@ def judge(found: Fit, held_out: Runs, *, draws: int = 200, seed: int = 0) -> Jud
     """What a fit is worth. Intervals: errors of the fitted runs and the choice of held-out ones are chance.
 
     Raises:
-      UserError: no held-out runs.
+      TooFewRuns: no held-out runs.
     """
     return judge_together(found.law.name, [(found, held_out)], draws=draws, seed=seed)
 
@@ -99,16 +113,32 @@ def judge_together(
 ) -> Judgement:
     """As `judge`, of several fits and what each is asked about, taken as one model: a law for each modality.
 
-    Losses must be in one unit.
+    Losses must be in one unit. One fit may be asked about several parts: it is counted once.
     """
-    fits = [found for found, _ in parts]
+    fits = list(dict.fromkeys(found for found, _ in parts))
     inside, outside = _losses([(found, found.runs) for found in fits]), _losses(parts)
-    drawn = _drawn_errors(parts, draws, seed)
-    around = percentiles(np.column_stack([_root_mean_square(drawn), drawn.mean(1)]))
     count = sum(len(found.theta) for found in fits)
-    return Judgement(
-        name, count, aicc(*fits), rmse(*inside), rmse(*outside), around[0], bias(*outside), around[1]
-    )
+    return judge_drawn(name, count, aicc(*fits), inside, outside, _drawn_errors(parts, draws, seed))
+
+
+def judge_drawn(
+    name: str,
+    parameters: int,
+    criterion: float,
+    inside: tuple[np.ndarray, np.ndarray],
+    outside: tuple[np.ndarray, np.ndarray],
+    drawn: np.ndarray,
+) -> Judgement:
+    """As `judge`, of anything that foretells.
+
+    Args:
+      criterion: AICc; NaN of what was not fitted to the runs that its rivals were fitted to.
+      inside, outside: predicted and measured, of runs fitted and held out.
+      drawn: [draws, held-out runs], predicted less measured as they might have come out.
+    """
+    around = percentiles(np.column_stack([_root_mean_square(drawn), drawn.mean(1)]))
+    errors = rmse(*inside), rmse(*outside)
+    return Judgement(name, parameters, criterion, *errors, around[0], bias(*outside), around[1])
 
 
 def error_ratio(
@@ -135,12 +165,18 @@ def _drawn_errors(parts: Sequence[tuple[Fit, Runs]], draws: int, seed: int) -> n
     rng, columns = np.random.default_rng(seed), []
     for found, held_out in parts:
         if not held_out.size:
-            raise UserError("held_out: no runs; hold out one at least")
+            raise TooFewRuns("held_out: no runs; hold out one at least")
         rows = rng.integers(held_out.size, size=(draws, held_out.size))
-        thetas = residual_bootstrap(found, draws, seed=seed)
+        thetas = _thetas(found, draws, seed)
         predicted = np.array([found.law.predict(theta, held_out) for theta in thetas])
         columns.append(np.take_along_axis(predicted - held_out.loss, rows, axis=1))
     return np.concatenate(columns, axis=1)
+
+
+@functools.lru_cache(maxsize=64)
+def _thetas(found: Fit, draws: int, seed: int) -> np.ndarray:
+    """The bootstrap of a fit, which several questions ask for."""
+    return residual_bootstrap(found, draws, seed=seed)
 
 
 def _root_mean_square(errors: np.ndarray) -> np.ndarray:
@@ -148,16 +184,17 @@ def _root_mean_square(errors: np.ndarray) -> np.ndarray:
 
 
 def table(judgements: Sequence[Judgement]) -> str:
-    """Markdown, the smallest held-out error first; AICc as what it is above the least."""
-    least = min(row.aicc for row in judgements)
+    """Markdown, the smallest held-out error first; AICc as what it is above the least, if it is known."""
+    least = min((row.aicc for row in judgements if not math.isnan(row.aicc)), default=math.nan)
     lines = [
         "| law | parameters | AICc - least | RMSE | held-out RMSE | held-out bias |",
         "|---" * 6 + "|",
     ]
     for row in sorted(judgements, key=lambda row: row.held_out_rmse):
         outside, off = _around(row.held_out_rmse_interval), _around(row.held_out_bias_interval)
+        above = "" if math.isnan(row.aicc) else f"{row.aicc - least:.1f}"
         lines.append(
-            f"| {row.law} | {row.parameters} | {row.aicc - least:.1f} | {row.rmse:.4f} "
+            f"| {row.law} | {row.parameters} | {above} | {row.rmse:.4f} "
             f"| {row.held_out_rmse:.4f} {outside} | {row.held_out_bias:+.4f} {off} |"
         )
     return "\n".join(lines)

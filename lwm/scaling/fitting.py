@@ -14,17 +14,18 @@ from scipy.optimize import minimize
 
 from lwm.errors import UserError
 from lwm.scaling.laws import Law
-from lwm.scaling.runs_table import Runs
+from lwm.scaling.runs_table import Runs, TooFewRuns
 
 HUBER = 1e-3  # as published; errors of the log loss beyond it count by their size, not its square
+TRIED = 50  # of the grid of starts, those that come closest already: only laws with many weights have more
 POLISHED = 4  # of the grid's ends, taken on until they no longer improve
 ROUNDS = 12
 FLAT = 1e-9  # directions of a law as flat as this share of its steepest are not stretched further
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Fit:
-    """A law with the parameters that suit its runs best.
+    """A law with the parameters that suit its runs best; equal to itself alone.
 
     Attributes:
       theta: float64 [K], unconstrained; `values` are the parameters by name.
@@ -61,13 +62,14 @@ def fit(law: Law, runs: Runs, *, delta: float = HUBER, space: str = "log loss") 
       space: "log loss": relative errors count; "loss": absolute ones.
 
     Raises:
-      UserError: fewer runs than parameters and one, delta not above 0, or another space.
+      UserError: delta not above 0, or another space.
+      TooFewRuns: fewer runs than parameters and one.
     """
     if space not in ("log loss", "loss") or not delta > 0:
         raise UserError(f"fit: space {space!r}, delta {delta}; give loss or log loss, and above 0")
     if runs.size <= len(law.names):
         least = len(law.names) + 1
-        raise UserError(f"runs: {runs.size} for the {len(law.names)} parameters of {law.name}; give {least}")
+        raise TooFewRuns(f"runs: {runs.size} for the {len(law.names)} parameters of {law.name}; give {least}")
     if law.design is not None:
         table = law.design(runs)
         wanted = np.log(runs.loss) if law.linear_in == "log loss" else runs.loss
@@ -77,6 +79,9 @@ def fit(law: Law, runs: Runs, *, delta: float = HUBER, space: str = "log loss") 
         begun = [theta]
     else:
         begun = law.starts(runs)
+        if len(begun) > TRIED:
+            values = [huber(errors(law, start, runs, space)[0], delta).sum() for start in begun]
+            begun = begun[np.argsort(values)[:TRIED]]
     ends = [search(law, theta, runs, delta, space) for theta in begun]
     ends = sorted(ends, key=lambda end: end[1])[:POLISHED]
     best = min((polish(law, *end, runs, delta, space) for end in ends), key=lambda end: end[1])

@@ -108,7 +108,11 @@ def kaplan(data: Callable[[Runs], np.ndarray] = own_tokens) -> Law:
 
 
 def hypothesis(
-    modalities: Sequence[str] = ("tokens",), *, slopes: str = "one", performance: str = "loss"
+    modalities: Sequence[str] = ("tokens",),
+    *,
+    slopes: str = "one",
+    performance: str = "loss",
+    constants: str = "one",
 ) -> Law:
     """The Scaling Law Hypothesis. A modality of which a run has nothing adds no term to its sum.
 
@@ -116,18 +120,22 @@ def hypothesis(
       modalities: names of the columns of tokens.
       slopes: "one" for all logarithms, as published, or "free": one for P and one for each modality.
       performance: "loss" or "log loss": what falls by slope times the sum.
+      constants: "one" for all, or "each": a modality that a run has adds its own, so that raw data may be
+        counted in a unit of its own, as the C_i of log(T_i / C_i) are up to whoever measures them.
     """
     names = {"one": ("slope",), "free": ("slope of P", *(f"slope of {name}" for name in modalities))}
-    if slopes not in names or performance not in ("loss", "log loss"):
-        asked = f"slopes {slopes!r}, performance {performance!r}"
-        raise UserError(f"hypothesis: {asked}; choose one or free, and loss or log loss")
+    levels = {"one": ("constant",), "each": tuple(f"constant of {name}" for name in modalities)}
+    if slopes not in names or performance not in ("loss", "log loss") or constants not in levels:
+        asked = f"slopes {slopes!r}, performance {performance!r}, constants {constants!r}"
+        raise UserError(f"hypothesis: {asked}; choose one or free, loss or log loss, and one or each")
 
     def design(runs):
         if runs.modalities != len(modalities):
             raise UserError(f"hypothesis: {runs.modalities} columns of tokens; it was made for {modalities}")
         logs = np.log(np.column_stack([runs.parameters, np.maximum(runs.tokens, 1)]))
         logs = logs if slopes == "free" else logs.sum(1, keepdims=True)
-        return np.column_stack([np.ones(runs.size), -logs])
+        level = np.ones((runs.size, 1)) if constants == "one" else (runs.tokens > 0).astype(float)
+        return np.column_stack([level, -logs])
 
     def log_loss(theta, runs):
         table = design(runs)
@@ -135,7 +143,8 @@ def hypothesis(
         return (value, table) if performance == "log loss" else _log(value, table)
 
     title = f"hypothesis, {slopes} slope{'s' * (slopes == 'free')}, {performance}"
-    names = ("constant", *names[slopes])
+    title += ", a constant each" * (constants == "each")
+    names = (*levels[constants], *names[slopes])
     return Law(title, names, (False,) * len(names), log_loss, None, design, performance)
 
 

@@ -12,6 +12,10 @@ import numpy as np
 from lwm.errors import UserError
 
 
+class TooFewRuns(UserError):
+    """A table that may be sound, but has not the rows yet that a question needs."""
+
+
 class Runs(NamedTuple):
     """What was trained and how well it did: one row a run.
 
@@ -78,8 +82,9 @@ def read_columns(
       float64 [rows] for every name in `columns`; cells are finite, and 0 or above.
 
     Raises:
-      UserError: no such file, not a CSV in UTF-8, a column missing, no rows, or a cell that is empty, no
-        number, NaN, infinite or below 0; with the line of the file.
+      UserError: no such file, not a CSV in UTF-8, a column missing, or a cell that is empty, no number, NaN,
+        infinite or below 0; with the line of the file.
+      TooFewRuns: no rows.
     """
     path, only = pathlib.Path(path), dict(only or {})
     found: dict[str, list[float]] = {name: [] for name in columns}
@@ -100,7 +105,7 @@ def read_columns(
         raise UserError(f"{path}: not a CSV in UTF-8 ({error}); give a CSV of runs") from error
     if not all(found.values()):
         kept = f" with {', '.join(f'{name} = {value}' for name, value in only.items())}" if only else ""
-        raise UserError(f"{path}: no rows{kept}; give a CSV with a line for every run")
+        raise TooFewRuns(f"{path}: no rows{kept}; give a CSV with a line for every run")
     return {name: np.array(cells) for name, cells in found.items()}
 
 

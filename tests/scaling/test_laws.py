@@ -67,6 +67,15 @@ def test_hypothesis_adds_logarithms_and_leaves_out_a_modality_of_which_there_is_
     assert law.predict([30, 1], alone)[0] == pytest.approx(30 - math.log(1e11))
 
 
+def test_hypothesis_may_have_a_constant_for_each_modality_of_a_run():
+    law = laws.hypothesis(("a", "b"), constants="each")
+    assert law.names == ("constant of a", "constant of b", "slope") and law.name.endswith("a constant each")
+    runs = make_runs([10, 10, 10], [[5, 0], [0, 5], [5, 5]])
+    loss = law.predict(np.array([7.0, 3.0, 0.5]), runs)
+    assert loss[0] - loss[1] == pytest.approx(4.0)
+    assert loss[2] == pytest.approx(10 - 0.5 * np.log(10 * 5 * 5))
+
+
 def test_hypothesis_changes_its_mind_when_one_corpus_is_called_two_modalities():
     """The split paradox: N tokens become N/2 and N/2 of the same text."""
     whole = laws.hypothesis(("text",)).predict([30, 1], make_runs([1e6], [1e6]))
