@@ -10,6 +10,7 @@ from lwm.errors import UserError
 from lwm.training.checkpoints import latest_stage, restore_params, saved_params, stage_folder
 from lwm.training.experiment import Experiment
 from lwm.training.plan import Plan
+from lwm.training.recovery import whole_step
 from lwm.training.state import TrainState, init_state, new_state, shardings_of
 from lwm.training.workdir import read_config
 
@@ -59,10 +60,10 @@ def check_init(plan: Plan, experiment: Experiment, source: epath.Path) -> None:
     """Checks that all parameters of another run have their place in the model.
 
     Raises:
-      UserError: one has no place, or another shape.
+      UserError: one has no place, or another shape; or no checkpoint is whole.
     """
     wanted = _flat(plan.state.params)
-    for name, leaf in _flat(saved_params(source)).items():
+    for name, leaf in _flat(saved_params(source, whole_step(source))).items():
         if name not in wanted:
             raise UserError(
                 f"config.init: {experiment.init} has {name}, this model does not; change config.model"
@@ -76,12 +77,9 @@ def check_init(plan: Plan, experiment: Experiment, source: epath.Path) -> None:
 
 def _grown(plan: Plan, source: epath.Path, key: jax.Array) -> Any:
     """Saved parameters on the shardings of the plan; only the ones that were not saved are made."""
-    wanted = _flat(plan.state.params)
-    found = _flat(
-        restore_params(
-            source, jax.tree.map_with_path(lambda path, _: wanted[_name(path)], saved_params(source))
-        )
-    )
+    wanted, step = _flat(plan.state.params), whole_step(source)
+    shapes = jax.tree.map_with_path(lambda path, _: wanted[_name(path)], saved_params(source, step))
+    found = _flat(restore_params(source, step, shapes))
     missing = {name: leaf.sharding for name, leaf in wanted.items() if name not in found}
     if missing:
 

@@ -128,7 +128,7 @@ def test_load_params_of_any_stage(workdir, bag, mesh_of, assert_same):
 
 
 def test_shapes_without_reading(workdir):
-    shapes = saved_params(stage_folder(workdir, 0, "a"))
+    shapes = saved_params(stage_folder(workdir, 0, "a"), 2)
     assert shapes["vision_head"]["kernel"] == jax.ShapeDtypeStruct((24, 20), np.float32)
     assert latest_stage(workdir, ["a", "b"]) == "b" and latest_stage(workdir, ["x"]) is None
 
