@@ -34,8 +34,9 @@ def sealing(folder: epath.Path) -> ocp.AsyncOptions:
     return ocp.AsyncOptions(post_finalization_callback=seal)
 
 
-def write_seal(checkpoint: epath.Path) -> None:
+def write_seal(checkpoint: epath.PathLike) -> None:
     """Writes the seal of the files that are there."""
+    checkpoint = epath.Path(checkpoint)
     files = _files(checkpoint)
     with ThreadPoolExecutor(_THREADS) as pool:
         seals = dict(zip(files, pool.map(_seal, files.values()), strict=True))
@@ -43,12 +44,13 @@ def write_seal(checkpoint: epath.Path) -> None:
     (checkpoint / SEAL).write_text(json.dumps({"files": rows}, separators=(",", ":")))
 
 
-def damage(checkpoint: epath.Path, parts: Collection[str] = ()) -> str | None:
+def damage(checkpoint: epath.PathLike, parts: Collection[str] = ()) -> str | None:
     """The first thing that is wrong with a complete checkpoint, None if nothing is; reads all bytes once.
 
     Args:
       parts: folders in it to look at, such as "params"; () = all.
     """
+    checkpoint = epath.Path(checkpoint)
     try:
         if not (checkpoint / SEAL).exists():
             return _unsealed(checkpoint)
