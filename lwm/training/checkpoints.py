@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from lwm.errors import UserError
 from lwm.parallel import sharding
-from lwm.training.agreement import exchange
+from lwm.training.decision import exchange
 from lwm.training.recovery import saved_steps, whole_step
 from lwm.training.seals import MARK, sealing
 from lwm.training.state import TrainState, with_shardings

@@ -14,7 +14,7 @@ from lwm.data.manifest import load_manifest
 from lwm.errors import UserError
 from lwm.limits import suggest
 from lwm.training import inputs
-from lwm.training.agreement import agree
+from lwm.training.decision import together
 from lwm.training.beginnings import check_init, first_state, parent_folder
 from lwm.training.checkpoints import StageCheckpoints, stage_folder
 from lwm.training.experiment import Experiment
@@ -89,7 +89,7 @@ def train(
             check_resume(workdir, resume, names)
             return find_standing([stage_folder(workdir, *pair) for pair in enumerate(names)], report.say)
 
-        standing = Standing(*agree(look))
+        standing = Standing(*together(look))
         todo = [
             index
             for index, stage in enumerate(experiment.stages.values())
@@ -113,7 +113,7 @@ def train(
             write_start(workdir, config, models, jax.devices())
             move_aside(standing, report.say)
 
-        agree(begin)
+        together(begin)
         run = Run(experiment, workdir, MetricsLog(workdir / "metrics.jsonl"), report, interrupts)
         for plan in plans:
             if plan.index and names[plan.index - 1] == stop_after:

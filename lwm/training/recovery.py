@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from lwm.errors import UserError
-from lwm.training.agreement import agree
+from lwm.training.decision import together
 from lwm.training.seals import damage
 
 Say = Callable[[str], None]
@@ -29,7 +29,7 @@ class Damaged(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Where a run stands: index of its stage, newest whole step there (0 = none), damaged ones after it."""
+    """Where a run stands: index of its stage, newest whole step there (0 = none), damaged ones."""
 
     stage: int
     step: int
@@ -48,18 +48,30 @@ def newest_whole(
     """The newest step in a stage's folder whose files are what was saved, and the damaged ones after it.
 
     Args:
-      parts: as for `seals.damage`.
+      parts: as for `seals.damage`; () = all, and then checkpoints before it that Orbax stumbles over count as
+        damaged, too: it looks at each when it opens the folder.
       say: is told of each checkpoint before it is read.
     """
-    damaged = []
+    newest, damaged = None, []
     for step in reversed(saved_steps(folder)):
         path = folder / str(step)
-        say(f"{path}: reading it once to compare it with its seal")
-        what = damage(path, parts)
-        if what is None:
-            return step, damaged
-        damaged.append(Damaged(str(path), what))
-    return None, damaged
+        what = None if parts else _stumbles(folder, step)
+        if newest is None and what is None:
+            say(f"{path}: reading it once to compare it with its seal")
+            what = damage(path, parts)
+            newest = step if what is None else None
+        if what is not None:
+            damaged.append(Damaged(str(path), what))
+    return newest, damaged
+
+
+def _stumbles(folder: epath.Path, step: int) -> str | None:
+    """As `seals.damage`, of the file that Orbax writes after the seal."""
+    try:
+        _ = ocp.path.step.standard_name_format().find_step(folder, step).commit_timestamp
+    except (ValueError, OverflowError, TypeError, AttributeError, KeyError, OSError):
+        return "_CHECKPOINT_METADATA is broken"
+    return None
 
 
 def whole_step(folder: epath.Path) -> int:
@@ -80,7 +92,7 @@ def whole_step(folder: epath.Path) -> int:
             print(f"{checkpoint}; passed over for step {step}", file=sys.stderr, flush=True)
         return step
 
-    return agree(decide)
+    return together(decide)
 
 
 def find_standing(folders: Sequence[epath.Path], say: Say) -> Standing:
@@ -112,11 +124,11 @@ def find_standing(folders: Sequence[epath.Path], say: Say) -> Standing:
 
 
 def move_aside(standing: Standing, say: Say) -> None:
-    """Moves the damaged checkpoints away from their steps, for training to save there again."""
+    """Moves damaged checkpoints away from their steps, for Orbax not to meet them and to save there again."""
     for path, what in standing.damaged:
         kept = _free(epath.Path(path))
         epath.Path(path).rename(kept)
-        say(f"{Damaged(path, what)}; kept as {kept.name}, training goes on from the one before")
+        say(f"{Damaged(path, what)}; kept as {kept.name}, the newest whole one is taken instead")
 
 
 def _free(path: epath.Path) -> epath.Path:

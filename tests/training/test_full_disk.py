@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: one line, and the last checkpoint is as it was. Root mounts small ones."""
+"""Disks that are full or read-only: one line, and the last checkpoint is as it was. Root mounts some."""
 
 import json
 import os

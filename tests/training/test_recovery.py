@@ -7,7 +7,7 @@ import pytest
 from lwm.errors import UserError
 from lwm.training import workdir as workdirs
 from lwm.training.checkpoints import load_params
-from lwm.training.recovery import newest_whole, saved_steps
+from lwm.training.recovery import Damaged, newest_whole, saved_steps
 
 STAGES = {
     "a": {"steps": 2, "checkpoint_every": 1, "mesh": {"data": 8}},
@@ -56,12 +56,20 @@ def test_training_goes_on_from_the_one_before(
     assert run(config_of(STAGES), workdir, resume="must") is None
     told = [line for line in capsys.readouterr().out.splitlines() if "damaged" in line]
     assert len(told) == 1 and "1_b/2 is damaged: params/_METADATA has " in told[0]
-    assert "kept as 2.damaged.2, training goes on from the one before" in told[0]
+    assert "kept as 2.damaged.2, the newest whole one is taken instead" in told[0]
     assert {path.name: content for path, content in contents(b / "2.damaged.2").items()} == broken
     (found, end), (expected, position) = (saved(folder / "stages/1_b") for folder in (workdir, whole))
     assert_same(found, expected)
     assert end == position and rows_of(workdir) == rows_of(whole)
     assert saved_steps(b) == [1, 2] and newest_whole(b) == (2, [])
+
+
+@pytest.mark.parametrize("step, newest", [(2, 1), (1, 2)])
+def test_what_orbax_would_stumble_over_is_damaged(copy, step, newest):
+    b = copy[2]
+    (b / str(step) / "_CHECKPOINT_METADATA").write_text("[]")
+    damaged = Damaged(str(b / str(step)), "_CHECKPOINT_METADATA is broken")
+    assert newest_whole(b) == (newest, [damaged]) and newest_whole(b, ("params",)) == (2, [])
 
 
 def test_a_stage_without_any_begins_again(copy, whole, run, config_of, saved, rows_of, assert_same):

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from lwm.errors import UserError
 
 
-def agree(decide: Callable[[], Any]) -> Any:
+def together(decide: Callable[[], Any]) -> Any:
     """What `decide` returns on the first host, on every host; no host goes on before it is done.
 
     To be called by all hosts. What hosts see of a shared folder may differ by moments, and a large checkpoint
