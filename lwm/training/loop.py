@@ -14,9 +14,9 @@ from lwm.data.manifest import load_manifest
 from lwm.errors import UserError
 from lwm.limits import suggest
 from lwm.training import inputs
-from lwm.training.decision import together
 from lwm.training.beginnings import check_init, first_state, parent_folder
 from lwm.training.checkpoints import StageCheckpoints, stage_folder
+from lwm.training.decision import together
 from lwm.training.experiment import Experiment
 from lwm.training.feed import Feed, to_devices
 from lwm.training.held_out import HeldOut
