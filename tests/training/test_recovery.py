@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 
@@ -80,6 +81,19 @@ def test_a_stage_without_any_begins_again(copy, whole, run, config_of, saved, ro
     assert_same(saved(b)[0], saved(whole / "stages/1_b")[0])
     assert rows_of(workdir) == rows_of(whole)
     assert sorted(path.name for path in b.iterdir()) == ["1", "1.damaged", "2", "2.damaged"]
+
+
+def test_a_run_from_before_there_were_seals_goes_on(copy, whole, run, config_of, saved, assert_same):
+    workdir, a, b = copy
+    shutil.rmtree(b / "2")
+    for path in (a / "1", a / "2", b / "1"):
+        (path / "seal.json").unlink()
+        about = json.loads((path / "about/metadata").read_text())
+        assert about.pop("sealed")
+        (path / "about/metadata").write_text(json.dumps(about))
+    assert run(config_of(STAGES), workdir) is None
+    assert_same(saved(b)[0], saved(whole / "stages/1_b")[0])
+    assert [(b / step / "seal.json").exists() for step in ("1", "2")] == [False, True]
 
 
 def test_nothing_begins_anew_by_itself(copy, run, config_of):
