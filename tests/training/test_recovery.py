@@ -106,6 +106,24 @@ def test_nothing_begins_anew_by_itself(copy, run, config_of):
     assert "\n" not in str(error.value) and contents(workdir) == before
 
 
+def test_no_stage_begins_with_weights_that_are_not_the_last(
+    whole, tmp_path, run, config_of, stream_class, saved, rows_of, assert_same
+):
+    last = tmp_path / "stages/0_a/2"
+
+    class Breaking(stream_class):
+        def __init__(self, stage, *arguments, **settings):
+            super().__init__(stage, *arguments, **settings)
+            if stage.name == "b" and last.exists():
+                shorten(last)
+
+    with pytest.raises(UserError, match="0_a: its last checkpoint was damaged .* goes on from step 1"):
+        run(config_of(STAGES), tmp_path, open_batches=Breaking)
+    assert run(config_of(STAGES), tmp_path) is None
+    assert_same(saved(tmp_path / "stages/1_b")[0], saved(whole / "stages/1_b")[0])
+    assert rows_of(tmp_path) == rows_of(whole)
+
+
 def test_readers_pass_over_what_is_damaged(copy, capsys, assert_same):
     workdir, _, b = copy
     newest = load_params(workdir)[2]
