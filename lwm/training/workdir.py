@@ -37,7 +37,7 @@ def check_workdir(workdir: epath.PathLike, config: dict) -> None:
     """
     workdir = epath.Path(workdir)
     there = _nearest(workdir)
-    if not there.is_dir():
+    if there.exists() and not there.is_dir():
         raise UserError(f"workdir: {workdir} is not possible, {there} is a file; choose a folder")
     path = workdir / "config.json"
     if not path.exists():
@@ -108,8 +108,8 @@ def writing(workdir: epath.PathLike) -> Iterator[None]:
         if error.errno not in _REFUSED:
             raise
         raise UserError(
-            f"workdir: {error.filename or workdir}: {error.strerror}; mend that and run the same command "
-            "again: it goes on from the last checkpoint"
+            f"{error.filename or workdir}: {error.strerror}; mend that and run the same command again: it "
+            "goes on from the last checkpoint"
         ) from error
 
 

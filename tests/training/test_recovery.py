@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, run, config_of, monkeypatc
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path):
-    message = f"workdir: {tmp_path}: No space left on device; mend that"
+    message = f"^{tmp_path}: No space left on device; mend that"
     with pytest.raises(UserError, match=message), workdirs.writing(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(FileNotFoundError), workdirs.writing(tmp_path):
