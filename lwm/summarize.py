@@ -44,14 +44,15 @@ def parameters(workdir: str) -> list[tuple[str, str]]:
     import jax
 
     from lwm.evaluation.charts import count
-    from lwm.training.checkpoints import latest_stage, saved_params, stage_folder
+    from lwm.training.checkpoints import latest_stage, latest_step, saved_params, stage_folder
     from lwm.training.workdir import read_config
 
     names = list(read_config(workdir)["stages"])
     last = latest_stage(workdir, names)
     if last is None:
         return []
-    shapes = saved_params(stage_folder(workdir, names.index(last), last))
+    folder = stage_folder(workdir, names.index(last), last)
+    shapes = saved_params(folder, latest_step(folder))
     return [("parameters", count(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))))]
 
 

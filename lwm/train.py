@@ -3,7 +3,8 @@
     python -m lwm.train --config=experiments/quickstart.py:quicktest --workdir=runs/quicktest --cpu_devices=8
     python -m lwm.train --config=experiments/lwm_text.py --workdir=gs://BUCKET/lwm_text --data=gs://BUCKET/books
 
-Any field of the config can be set by --config.FIELD=VALUE. The same command goes on where it was stopped.
+Any field of the config can be set by --config.FIELD=VALUE. The same command goes on where it was stopped;
+with --resume=must, for a scheduler that starts it again, it never begins anew.
 """
 
 import sys
@@ -18,6 +19,12 @@ CONFIG = define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics.jsonl, config.json.")
 DATA = flags.DEFINE_string(
     "data", None, "Data folder made by python -m lwm.prepare; the same as --config.data.path."
+)
+RESUME = flags.DEFINE_enum(
+    "resume",
+    "auto",
+    ["auto", "never", "must"],
+    "auto: begins a new workdir, goes on in one that holds a run; never: only begins; must: only goes on.",
 )
 STOP_AFTER = flags.DEFINE_string("stop_after", "", "Name of the last stage to run (all of them if empty).")
 
@@ -39,6 +46,7 @@ def main() -> None:
         experiment,
         WORKDIR.value,
         build_model=lambda stage: build_model(experiment.model, dataclasses.asdict(stage)),
+        resume=RESUME.value,
         stop_after=STOP_AFTER.value,
     )
     if ended_by is not None:

@@ -172,6 +172,7 @@ def config_file(tmp_path_factory, data):
             "batch_tokens: 100 is not a multiple of",
         ),
         (["--config={config}", "--workdir="], "error: --workdir: '' is no folder"),
+        (["--config={config}", "--resume=yes"], "--resume=yes: value should be one of <auto|never|must>"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, config_file, tmp_path):
@@ -206,7 +207,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(config_file, data, tmp_path)
             break
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and "stopped and saved at step" in output
-    again = verb(*arguments, "--config.log_every=100")
+    anew = verb(*arguments, "--resume=never")
+    output, errors = anew.communicate(timeout=60)
+    assert anew.returncode == 2 and "resume: never, but" in errors and len(errors.splitlines()) == 1
+    again = verb(*arguments, "--config.log_every=100", "--resume=must")
     output, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
     steps = [row["step"] for row in read_rows(tmp_path / "w" / "metrics.jsonl")]

@@ -24,7 +24,8 @@ from lwm.generation.loop import generate as write
 from lwm.generation.modality import Grammar
 from lwm.generation.sampler import Sampling
 from lwm.serving import sampling
-from lwm.training.checkpoints import latest_step, stage_folder
+from lwm.training.checkpoints import stage_folder
+from lwm.training.recovery import whole_step
 
 TEMPLATES = ("plain", "chat")
 _BURST = 8  # tokens between two looks at what was written
@@ -81,7 +82,7 @@ def load(
     index = list(run.config["stages"]).index(block["name"])
     return Subject(
         name=epath.Path(workdir).name,
-        step=latest_step(stage_folder(workdir, index, block["name"])),
+        step=whole_step(stage_folder(workdir, index, block["name"])),
         block=block,
         rope_theta=float(model.config.rope_theta),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),

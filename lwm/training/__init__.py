@@ -12,6 +12,8 @@ optimizers.py   schedules and AdamW
 state.py        parameters, moments and key; where they live
 step.py         one optimizer step
 checkpoints.py  one Orbax folder per stage
+seals.py        checksums of a checkpoint's files; recovery.py  the newest checkpoint that is whole
+decision.py     what the first host decides for all
 beginnings.py   where the weights of a stage come from
 feed.py         batches on the devices, ahead of time
 held_out.py     losses on data that is not trained on

@@ -10,6 +10,7 @@ from lwm.errors import UserError
 from lwm.training.checkpoints import latest_stage, restore_params, saved_params, stage_folder
 from lwm.training.experiment import Experiment
 from lwm.training.plan import Plan
+from lwm.training.recovery import whole_step
 from lwm.training.state import TrainState, init_state, new_state, shardings_of
 from lwm.training.workdir import read_config
 
@@ -19,13 +20,22 @@ def first_state(plan: Plan, experiment: Experiment, workdir: epath.PathLike) -> 
 
     Its weights are the last ones of the stage before; of the first stage those of `experiment.init`, and what
     that run does not have (say, the vision tables that a language model lacks) is random.
+
+    Raises:
+      UserError: no checkpoint to start from is whole; or, of the stage before, its last one is not.
     """
     key = jax.random.fold_in(jax.random.key(experiment.seed), plan.index)
     source = parent_folder(experiment, workdir, plan.index)
     if source is None:
         return init_state(plan.model, plan.optimizer, key, plan.batch, plan.mesh)
+    step = whole_step(source)
+    if plan.index and step < list(experiment.stages.values())[plan.index - 1].steps:
+        raise UserError(
+            f"{source}: its last checkpoint was damaged after it was saved; run the same command again: it "
+            f"goes on from step {step}"
+        )
     init_key, train_key = jax.random.split(key)
-    params = _grown(plan, source, init_key)
+    params = _grown(plan, source, step, init_key)
     start = jax.jit(
         lambda params, key: new_state(params, plan.optimizer, key),
         out_shardings=shardings_of(plan.state),
@@ -59,10 +69,10 @@ def check_init(plan: Plan, experiment: Experiment, source: epath.Path) -> None:
     """Checks that all parameters of another run have their place in the model.
 
     Raises:
-      UserError: one has no place, or another shape.
+      UserError: one has no place, or another shape; or no checkpoint is whole.
     """
     wanted = _flat(plan.state.params)
-    for name, leaf in _flat(saved_params(source)).items():
+    for name, leaf in _flat(saved_params(source, whole_step(source))).items():
         if name not in wanted:
             raise UserError(
                 f"config.init: {experiment.init} has {name}, this model does not; change config.model"
@@ -74,14 +84,11 @@ def check_init(plan: Plan, experiment: Experiment, source: epath.Path) -> None:
             )
 
 
-def _grown(plan: Plan, source: epath.Path, key: jax.Array) -> Any:
+def _grown(plan: Plan, source: epath.Path, step: int, key: jax.Array) -> Any:
     """Saved parameters on the shardings of the plan; only the ones that were not saved are made."""
     wanted = _flat(plan.state.params)
-    found = _flat(
-        restore_params(
-            source, jax.tree.map_with_path(lambda path, _: wanted[_name(path)], saved_params(source))
-        )
-    )
+    shapes = jax.tree.map_with_path(lambda path, _: wanted[_name(path)], saved_params(source, step))
+    found = _flat(restore_params(source, step, shapes))
     missing = {name: leaf.sharding for name, leaf in wanted.items() if name not in found}
     if missing:
 

@@ -5,28 +5,32 @@
     position   where the data iterator stands, all hosts together (JSON)
     about      the stage and the whole config it was run with (JSON)
 
-A checkpoint appears under its step when it is complete and never before; nothing is written twice.
+A checkpoint appears under its step when it is complete and sealed (see `seals`) and never before; nothing is
+written twice.
 """
 
 import errno
 import functools
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import checkpoint_managers as policies
 
 from lwm.errors import UserError
 from lwm.parallel import sharding
+from lwm.training.decision import exchange
+from lwm.training.recovery import saved_steps, whole_step
+from lwm.training.seals import MARK, sealing
 from lwm.training.state import TrainState, with_shardings
 
 _PIECE = 2**26  # bytes
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StageCheckpoints:
@@ -44,21 +48,26 @@ class StageCheckpoints:
         """
         when = [policies.SpecificStepsPolicy([steps]), policies.PreemptionCheckpointingPolicy()]
         when += [policies.FixedIntervalPolicy(every)] if every else []
-        self.folder, self._about = folder, about
+        self.folder, self._about = folder, about | MARK
         self._manager = ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.AnySavePolicy(when),
                 preservation_policy=policies.LatestN(keep or None),
                 cleanup_tmp_directories=True,
+                async_options=sealing(folder),
             ),
         )
 
     def __enter__(self) -> "StageCheckpoints":
+        logging.getLogger("absl").addFilter(_raised_anyway)
         return self
 
     def __exit__(self, *failure) -> None:
-        self._guard(self._manager.close)
+        try:
+            self._guard(self._manager.close)
+        finally:
+            logging.getLogger("absl").removeFilter(_raised_anyway)
 
     @property
     def latest(self) -> int | None:
@@ -105,10 +114,10 @@ class StageCheckpoints:
         try:
             action()
         except Exception as error:
-            if "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+            if "No space left" in str(error) or getattr(error, "errno", None) in _FULL:
                 raise UserError(
                     f"{self.folder}: no space left for a checkpoint; free some and run the same "
-                    f"command again: it goes on from step {self.latest or 0}"
+                    f"command again: it goes on from step {latest_step(self.folder) or 0}"
                 ) from error
             raise
 
@@ -120,9 +129,8 @@ def stage_folder(workdir: epath.PathLike, index: int, name: str) -> epath.Path:
 
 
 def latest_step(folder: epath.Path) -> int | None:
-    """The newest complete checkpoint in a stage's folder, None if there is none. Writes nothing."""
-    found = ocp.path.step.standard_name_format().find_all(folder) if folder.exists() else ()
-    return max((checkpoint.step for checkpoint in found), default=None)
+    """The newest complete checkpoint in a stage's folder, damaged or not; None if there is none."""
+    return max(saved_steps(folder), default=None)
 
 
 def latest_stage(workdir: epath.PathLike, names: Sequence[str]) -> str | None:
@@ -135,16 +143,20 @@ def latest_stage(workdir: epath.PathLike, names: Sequence[str]) -> str | None:
     return have[-1] if have else None
 
 
-def saved_params(folder: epath.Path) -> Any:
-    """Tree of the newest parameters in a stage's folder as `jax.ShapeDtypeStruct`s; they are not read."""
-    tree = ocp.StandardCheckpointHandler().metadata(folder / str(latest_step(folder)) / "params").tree
+def saved_params(folder: epath.Path, step: int) -> Any:
+    """Tree of the parameters in a stage's folder as `jax.ShapeDtypeStruct`s; they are not read."""
+    tree = ocp.StandardCheckpointHandler().metadata(folder / str(step) / "params").tree
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def restore_params(folder: epath.Path, shapes: Any) -> Any:
-    """Reads the newest parameters in a stage's folder onto the shardings of `shapes`, their tree."""
+def restore_params(folder: epath.Path, step: int, shapes: Any) -> Any:
+    """Reads the parameters in a stage's folder onto the shardings of `shapes`, their tree.
+
+    Args:
+      step: a whole one, see `recovery.whole_step`.
+    """
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder / str(latest_step(folder)) / "params", shapes)
+        return checkpointer.restore(folder / str(step) / "params", shapes)
 
 
 def write_params(folder: epath.Path, params: Any, about: dict) -> None:
@@ -164,9 +176,10 @@ def write_params(folder: epath.Path, params: Any, about: dict) -> None:
     }
     pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_PIECE), params)
     items = ocp.args.Composite(
-        params=ocp.args.StandardSave(params, save_args=pieces), about=ocp.args.JsonSave(about)
+        params=ocp.args.StandardSave(params, save_args=pieces), about=ocp.args.JsonSave(about | MARK)
     )
-    with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
+    options = ocp.CheckpointManagerOptions(async_options=sealing(folder))
+    with ocp.CheckpointManager(folder, item_handlers=handlers, options=options) as manager:
         manager.save(0, args=items, force=True)
 
 
@@ -189,7 +202,8 @@ def load_params(
       default filled in; the parameters as a nested dict of jax.Array.
 
     Raises:
-      UserError: no run, no such stage, or no checkpoint there.
+      UserError: no run, no such stage, no checkpoint there, or none that is whole. (Damaged ones that are
+        newer than the one that is read are told on stderr.)
     """
     workdir = epath.Path(workdir)
     if not (workdir / "config.json").exists():
@@ -205,15 +219,16 @@ def load_params(
             f"workdir: {workdir} has no checkpoint of {name or 'any stage'} yet; let it train longer"
         )
     folder = stage_folder(workdir, names.index(name), name)
-    about = json.loads((folder / str(latest_step(folder)) / "about" / "metadata").read_text())
-    shapes = saved_params(folder)
+    step = whole_step(folder)
+    about = json.loads((folder / str(step) / "about" / "metadata").read_text())
+    shapes = saved_params(folder, step)
     if mesh is None:
         layout = jax.tree.map(lambda leaf: jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), shapes)
     elif rules is None:
         layout = jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec()), shapes)
     else:
         layout = sharding.shardings(rules, shapes, mesh)
-    return about["config"], about["stage"], restore_params(folder, with_shardings(shapes, layout))
+    return about["config"], about["stage"], restore_params(folder, step, with_shardings(shapes, layout))
 
 
 def _gather(position: dict) -> dict:
@@ -223,16 +238,15 @@ def _gather(position: dict) -> dict:
     """
     if jax.process_count() == 1:
         return position
-    text = np.frombuffer(json.dumps(position).encode(), np.uint8)
-    lengths = np.asarray(multihost_utils.process_allgather(np.array([len(text)]))).reshape(-1)
-    padded = np.zeros(lengths.max(), np.uint8)
-    padded[: len(text)] = text
-    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
-    hosts = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
-    return functools.reduce(_union, hosts)
+    return functools.reduce(_union, map(json.loads, exchange(json.dumps(position))))
 
 
 def _union(a: Any, b: Any) -> Any:
     if not isinstance(a, dict):
         return a
     return {name: _union(a[name], b[name]) if name in a and name in b else (a | b)[name] for name in a | b}
+
+
+def _raised_anyway(record: logging.LogRecord) -> bool:
+    """Keeps out what Orbax logs of a save that failed in the background: the next one raises it."""
+    return not (record.exc_info and "orbax" in record.pathname)

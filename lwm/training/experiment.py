@@ -28,7 +28,7 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    keep: Annotated[int, COUNT] = 1  # checkpoints of each stage that stay, the newest ones; 0 = all
+    keep: Annotated[int, COUNT] = 2  # checkpoints of each stage that stay, the newest ones; 0 = all
 
 
 def _named(experiment: "Experiment") -> Iterator[str]:

@@ -15,7 +15,8 @@ from lwm.errors import UserError
 from lwm.limits import suggest
 from lwm.training import inputs
 from lwm.training.beginnings import check_init, first_state, parent_folder
-from lwm.training.checkpoints import StageCheckpoints, latest_step, stage_folder
+from lwm.training.checkpoints import StageCheckpoints, stage_folder
+from lwm.training.decision import together
 from lwm.training.experiment import Experiment
 from lwm.training.feed import Feed, to_devices
 from lwm.training.held_out import HeldOut
@@ -26,10 +27,11 @@ from lwm.training.program import train_step
 from lwm.training.progress import Report
 from lwm.training.provenance import write_start
 from lwm.training.recorder import Recorder
+from lwm.training.recovery import Standing, find_standing, move_aside
 from lwm.training.stages import Stage
 from lwm.training.state import TrainState
 from lwm.training.step import make_eval_step
-from lwm.training.workdir import check_workdir, write_config
+from lwm.training.workdir import check_resume, check_workdir, check_writable, write_config, writing
 
 
 class Run(NamedTuple):
@@ -49,13 +51,15 @@ def train(
     build_model: Callable[[Stage], Any],
     manifest: dict | None = None,
     open_batches: Callable[..., Any] = inputs.open_batches,
+    resume: str = "auto",
     stop_after: str = "",
 ) -> signal.Signals | None:
     """Runs all stages that are not done yet.
 
     Everything is checked first. Then config.json is written, and each stage goes on from its last checkpoint
-    or begins with the weights of the stage before it (see `beginnings`) and with a new optimizer, schedule
-    and data stream, as LWM's stages do: each is a run of its own (2402.08268, section 3.1).
+    that is whole (see `recovery`) or begins with the weights of the stage before it (see `beginnings`) and
+    with a new optimizer, schedule and data stream, as LWM's stages do: each is a run of its own (2402.08268,
+    section 3.1).
 
     Args:
       experiment: see `experiment.build_experiment`.
@@ -63,6 +67,7 @@ def train(
       build_model: the model of a stage; only theta and the loss weights may differ from stage to stage.
       manifest: data.json of the data folder, None = read it from `experiment.data.path`.
       open_batches: where batches come from, see `inputs.open_batches`.
+      resume: "auto", "never" = the workdir must be new, "must" = it must hold a checkpoint.
       stop_after: name of the last stage to run, "" = all.
 
     Returns:
@@ -70,17 +75,26 @@ def train(
 
     Raises:
       UserError: a field, the data folder or the workdir is not in order, and nothing has been written; or the
-        loss is not finite, or the disk is full, and what was saved before stays.
+        loss is not finite, or the disk is full or read-only, and what was saved before stays; or all
+        checkpoints that one could go on with are damaged.
     """
     workdir, names = epath.Path(workdir), list(experiment.stages)
     if stop_after and stop_after not in names:
         raise UserError(f"stop_after: {stop_after!r} is no stage; {suggest(stop_after, names)}")
     config = dataclasses.asdict(experiment)
-    check_workdir(workdir, config)
-    todo = [
-        index for index, stage in enumerate(experiment.stages.values()) if not _done(workdir, index, stage)
-    ]
-    with Report(silent=jax.process_index() > 0) as report, Interrupts() as interrupts:
+    with Report(silent=jax.process_index() > 0) as report, Interrupts() as interrupts, writing(workdir):
+
+        def look() -> Standing:
+            check_workdir(workdir, config)
+            check_resume(workdir, resume, names)
+            return find_standing([stage_folder(workdir, *pair) for pair in enumerate(names)], report.say)
+
+        standing = Standing(*together(look))
+        todo = [
+            index
+            for index, stage in enumerate(experiment.stages.values())
+            if (index, stage.steps) > (standing.stage, standing.step)
+        ]
         if not todo:
             report.say(
                 f"{workdir}: all {len(names)} stages of {experiment.experiment} are done, nothing is left"
@@ -88,14 +102,18 @@ def train(
             return None
         manifest = manifest or _manifest(experiment)
         plans = [make_plan(experiment, index, build_model, manifest, open_batches) for index in todo]
+        check_writable(workdir)
         check_space(workdir, plans, experiment.checkpoint.keep)
-        if experiment.init and latest_step(stage_folder(workdir, 0, names[0])) is None:
+        if experiment.init and (standing.stage, standing.step) == (0, 0):
             check_init(plans[0], experiment, parent_folder(experiment, workdir, 0))
-        if jax.process_index() == 0:
+
+        def begin() -> None:
             write_config(workdir, config)
-            write_start(
-                workdir, config, {plan.stage.name: plan.model.config for plan in plans}, jax.devices()
-            )
+            models = {plan.stage.name: plan.model.config for plan in plans}
+            write_start(workdir, config, models, jax.devices())
+            move_aside(standing, report.say)
+
+        together(begin)
         run = Run(experiment, workdir, MetricsLog(workdir / "metrics.jsonl"), report, interrupts)
         for plan in plans:
             if plan.index and names[plan.index - 1] == stop_after:
@@ -192,10 +210,6 @@ def _train_from(
                 saved.save(step, state, fed.position)
             recorder.resume()
     return step
-
-
-def _done(workdir: epath.Path, index: int, stage: Stage) -> bool:
-    return (latest_step(stage_folder(workdir, index, stage.name)) or 0) >= stage.steps
 
 
 def _manifest(experiment: Experiment) -> dict:

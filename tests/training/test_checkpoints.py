@@ -1,9 +1,13 @@
+import errno
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lwm.errors import UserError
+from lwm.training import seals
 from lwm.training.checkpoints import (
     StageCheckpoints,
     _union,
@@ -12,8 +16,10 @@ from lwm.training.checkpoints import (
     load_params,
     saved_params,
     stage_folder,
+    write_params,
 )
 from lwm.training.optimizers import make_optimizer
+from lwm.training.recovery import newest_whole
 from lwm.training.state import TrainState, init_state, state_shapes
 
 ABOUT = {"config": {"stages": {"a": {}}}, "stage": {"name": "a"}}
@@ -100,6 +106,27 @@ def test_a_full_disk_is_one_line(tmp_path, settings, monkeypatch, state_on):
             saved.save(2, state_on(None)[0], {})
 
 
+def test_a_disk_that_fills_in_the_background(tmp_path, settings, monkeypatch, state_on, caplog):
+    folder, (state, _) = tmp_path / "0_a", state_on(None)
+    with StageCheckpoints(folder, **settings) as saved:
+        saved.save(2, state, {})
+
+    def full(checkpoint):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(seals, "write_seal", full)
+    message = "0_a: no space left .* goes on from step 2"
+    with pytest.raises(UserError, match=message), StageCheckpoints(folder, **settings) as saved:
+        saved.save(4, state, {})
+    assert newest_whole(folder) == (2, []), "the one before stays, though only one is kept"
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_what_no_training_made_is_sealed_too(tmp_path):
+    write_params(tmp_path / "0_a", {"w": jnp.arange(8.0)}, ABOUT)
+    assert (tmp_path / "0_a/0/seal.json").exists() and newest_whole(tmp_path / "0_a") == (0, [])
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, run, config_of):
     """Two stages of training on two meshes."""
@@ -128,7 +155,7 @@ def test_load_params_of_any_stage(workdir, bag, mesh_of, assert_same):
 
 
 def test_shapes_without_reading(workdir):
-    shapes = saved_params(stage_folder(workdir, 0, "a"))
+    shapes = saved_params(stage_folder(workdir, 0, "a"), 2)
     assert shapes["vision_head"]["kernel"] == jax.ShapeDtypeStruct((24, 20), np.float32)
     assert latest_stage(workdir, ["a", "b"]) == "b" and latest_stage(workdir, ["x"]) is None
 

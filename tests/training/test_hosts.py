@@ -12,6 +12,7 @@ import pytest
 
 from lwm.training.checkpoints import latest_step
 from lwm.training.metrics import read_rows
+from lwm.training.recovery import newest_whole
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -94,4 +95,19 @@ def test_hosts_that_are_warned_save_together_and_go_on(tmp_path, run):
     run(config, tmp_path / "one")
     rows, expected = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("warned", "one"))
     assert [row["step"] for row in rows] == list(range(1, 401))
+    np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in expected], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_hosts_pass_over_a_damaged_checkpoint_together(tmp_path, run):
+    stage = STAGE | dict(steps=6, checkpoint_every=2, eval_every=0, mesh={"data": 2, "fsdp": 4})
+    config, folder = CONFIG | {"stages": {"rows": stage}}, tmp_path / "w/stages/0_rows"
+    run(config, tmp_path / "one")
+    assert run(config, tmp_path / "w", ("rows", 5)) == "cut" and newest_whole(folder) == (4, [])
+    (folder / "4/rest/_METADATA").write_text("{}")
+    first, last = pod(2, tmp_path / "w", config)
+    assert "0_rows/4 is damaged: rest/_METADATA has 2 bytes" in first and "damaged" not in last
+    assert (folder / "4.damaged").exists() and newest_whole(folder) == (6, []), "what hosts save is sealed"
+    rows, expected = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("w", "one"))
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in expected], rtol=1e-4)
