@@ -5,6 +5,7 @@
 
 Any field of the config can be set by --config.FIELD=VALUE. The same command goes on where it was stopped;
 with --resume=must, for a scheduler that starts it again, it never begins anew.
+`python -m lwm.train --status --workdir=…` tells where a run stands, from its files alone.
 """
 
 import sys
@@ -27,30 +28,49 @@ RESUME = flags.DEFINE_enum(
     "auto: begins a new workdir, goes on in one that holds a run; never: only begins; must: only goes on.",
 )
 STOP_AFTER = flags.DEFINE_string("stop_after", "", "Name of the last stage to run (all of them if empty).")
+STATUS = flags.DEFINE_bool("status", False, "Only tell where the run in --workdir stands; needs no --config.")
+PROFILE = flags.DEFINE_string(
+    "profile", "", "STAGE:FIRST-LAST, steps to trace on the first host into WORKDIR/profile, for XProf."
+)
 
 
 def main() -> None:
-    config = _config()
-    if not WORKDIR.value:
-        raise UserError("--workdir: '' is no folder; give one for checkpoints and metrics")
+    if STATUS.value:
+        from lwm.training.status import status
+
+        print("\n".join(status(_workdir())))
+        return
+    config, workdir = _config(), _workdir()
     from lwm.training.validation import validate
 
     experiment = validate(config)
+    from lwm.training.profile import parse_window
+
+    profile = parse_window(PROFILE.value, experiment)
     start_devices()
     import dataclasses
 
+    from lwm.compilation.peak import seconds_at_peak
     from lwm.systems import build_model
     from lwm.training.loop import train
 
     ended_by = train(
         experiment,
-        WORKDIR.value,
+        workdir,
         build_model=lambda stage: build_model(experiment.model, dataclasses.asdict(stage)),
         resume=RESUME.value,
         stop_after=STOP_AFTER.value,
+        profile=profile,
+        at_peak=seconds_at_peak,
     )
     if ended_by is not None:
         sys.exit(128 + ended_by)
+
+
+def _workdir() -> str:
+    if not WORKDIR.value:
+        raise UserError("--workdir: '' is no folder; give one for checkpoints and metrics")
+    return WORKDIR.value
 
 
 def _config() -> dict:

@@ -14,12 +14,18 @@ step.py         one optimizer step
 checkpoints.py  one Orbax folder per stage
 seals.py        checksums of a checkpoint's files; recovery.py  the newest checkpoint that is whole
 decision.py     what the first host decides for all
+agreement.py    whether all hosts are of one mind at the start
 beginnings.py   where the weights of a stage come from
 feed.py         batches on the devices, ahead of time
 held_out.py     losses on data that is not trained on
 metrics.py      means of metrics; metrics.jsonl
 recorder.py     from the metrics of a step to a row and a line
+stopwatch.py    where the time goes
+guards.py       steps that were passed over as they were not finite
 progress.py     the bar, or lines in a log
 interrupts.py   Ctrl-C and SIGTERM
+heartbeats.py   where each host is; watch.py  ends one that hangs
+profile.py      a trace of chosen steps
+status.py       where a run stands, from its files
 loop.py         all of it together
 """

@@ -31,6 +31,20 @@ class Checkpoint:
     keep: Annotated[int, COUNT] = 2  # checkpoints of each stage that stay, the newest ones; 0 = all
 
 
+@dataclasses.dataclass(frozen=True)
+class Guards:
+    """When a run passes something over, and when it ends itself.
+
+    Attributes:
+      skips_in_row: steps in a row whose loss or gradient may be no finite number; they change no weight, and
+        one more ends the run.
+      hang_minutes: a host that makes no progress for so long says where it is and ends; 0 = never.
+    """
+
+    skips_in_row: Annotated[int, COUNT] = 5
+    hang_minutes: Annotated[float, COUNT] = 30.0
+
+
 def _named(experiment: "Experiment") -> Iterator[str]:
     if not experiment.experiment:
         yield "experiment: '' is no name; give the experiment one"
@@ -76,6 +90,7 @@ class Experiment:
     optimizer: Optimizer = Optimizer()
     log_every: Annotated[int, SIZE] = 10
     checkpoint: Checkpoint = Checkpoint()
+    guards: Guards = Guards()
 
     RULES: ClassVar[Rules] = (_named, _staged, _growing)
 

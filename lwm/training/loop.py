@@ -14,6 +14,7 @@ from lwm.data.manifest import load_manifest
 from lwm.errors import UserError
 from lwm.limits import suggest
 from lwm.training import inputs
+from lwm.training.agreement import agree
 from lwm.training.beginnings import check_init, first_state, parent_folder
 from lwm.training.checkpoints import StageCheckpoints, stage_folder
 from lwm.training.decision import together
@@ -23,6 +24,7 @@ from lwm.training.held_out import HeldOut
 from lwm.training.interrupts import Interrupts
 from lwm.training.metrics import MetricsLog
 from lwm.training.plan import Plan, check_space, make_plan
+from lwm.training.profile import Trace, Window
 from lwm.training.program import train_step
 from lwm.training.progress import Report
 from lwm.training.provenance import write_start
@@ -31,6 +33,7 @@ from lwm.training.recovery import Standing, find_standing, move_aside
 from lwm.training.stages import Stage
 from lwm.training.state import TrainState
 from lwm.training.step import make_eval_step
+from lwm.training.watch import Watch
 from lwm.training.workdir import check_resume, check_workdir, check_writable, write_config, writing
 
 
@@ -42,6 +45,9 @@ class Run(NamedTuple):
     log: MetricsLog
     report: Report
     interrupts: Interrupts
+    watch: Watch
+    profile: Window | None
+    at_peak: Callable[[Plan], float | None]
 
 
 def train(
@@ -53,6 +59,8 @@ def train(
     open_batches: Callable[..., Any] = inputs.open_batches,
     resume: str = "auto",
     stop_after: str = "",
+    profile: Window | None = None,
+    at_peak: Callable[[Plan], float | None] = lambda plan: None,
 ) -> signal.Signals | None:
     """Runs all stages that are not done yet.
 
@@ -69,20 +77,24 @@ def train(
       open_batches: where batches come from, see `inputs.open_batches`.
       resume: "auto", "never" = the workdir must be new, "must" = it must hold a checkpoint.
       stop_after: name of the last stage to run, "" = all.
+      profile: steps to trace, see `profile.parse_window`.
+      at_peak: seconds of a step of a stage at the peak rate of the devices, None = not known.
 
     Returns:
       The signal that ended the run early (its state is saved), None if it ran to the end.
 
     Raises:
-      UserError: a field, the data folder or the workdir is not in order, and nothing has been written; or the
-        loss is not finite, or the disk is full or read-only, and what was saved before stays; or all
-        checkpoints that one could go on with are damaged.
+      UserError: a field, the data folder, the workdir or a host is not in order, and nothing has been
+        written; or losses are not finite, or the disk is full or read-only, and what was saved before stays;
+        or all checkpoints that one could go on with are damaged.
     """
     workdir, names = epath.Path(workdir), list(experiment.stages)
     if stop_after and stop_after not in names:
         raise UserError(f"stop_after: {stop_after!r} is no stage; {suggest(stop_after, names)}")
     config = dataclasses.asdict(experiment)
     with Report(silent=jax.process_index() > 0) as report, Interrupts() as interrupts, writing(workdir):
+        if warning := agree(config):
+            report.say(warning)
 
         def look() -> Standing:
             check_workdir(workdir, config)
@@ -114,19 +126,23 @@ def train(
             move_aside(standing, report.say)
 
         together(begin)
-        run = Run(experiment, workdir, MetricsLog(workdir / "metrics.jsonl"), report, interrupts)
-        for plan in plans:
-            if plan.index and names[plan.index - 1] == stop_after:
-                break
-            ended = _run_stage(plan, run)
-            if interrupts.received or not ended:
-                return interrupts.received or signal.SIGTERM
+        log, minutes = MetricsLog(workdir / "metrics.jsonl"), experiment.guards.hang_minutes
+        host = dict(index=jax.process_index(), hosts=jax.process_count(), minutes=minutes)
+        with Watch(workdir, **host) as watch:
+            run = Run(experiment, workdir, log, report, interrupts, watch, profile, at_peak)
+            for plan in plans:
+                if plan.index and names[plan.index - 1] == stop_after:
+                    break
+                ended = _run_stage(plan, run)
+                if interrupts.received or not ended:
+                    return interrupts.received or signal.SIGTERM
         return None
 
 
 def _run_stage(plan: Plan, run: Run) -> bool:
     """Runs or continues one stage; whether it came to its end."""
     stage, experiment, names = plan.stage, run.experiment, list(run.experiment.stages)
+    run.watch.enter(stage.name, plan.index, 0, "starting")
     with (
         jax.set_mesh(plan.mesh),
         StageCheckpoints(
@@ -153,6 +169,9 @@ def _run_stage(plan: Plan, run: Run) -> bool:
             log_every=experiment.log_every,
             units_before=plan.units_before,
             seconds=run.log.rewind(names[: plan.index], stage.name, step) if writes else 0.0,
+            workdir=run.workdir,
+            limits=experiment.guards,
+            at_peak=run.at_peak(plan),
         )
         held_out = HeldOut(
             make_eval_step(plan.model),
@@ -162,7 +181,7 @@ def _run_stage(plan: Plan, run: Run) -> bool:
         )
         run.report.begin(stage.name, step, stage.steps)
         with Feed(batches, plan.batch, plan.batch_shardings) as feed:
-            step = _train_from(step, state, plan, feed, saved, recorder, held_out, run.interrupts)
+            step = _train_from(step, state, plan, feed, saved, recorder, held_out, run)
         if step < stage.steps:
             run.report.say(
                 f"{stage.name} · stopped and saved at step {step} of {stage.steps}; run again to go on"
@@ -178,37 +197,49 @@ def _train_from(
     saved: StageCheckpoints,
     recorder: Recorder,
     held_out: HeldOut,
-    interrupts: Interrupts,
+    run: Run,
 ) -> int:
     """Takes steps until the stage ends or somebody ends it; the last step, which is saved."""
-    stage = plan.stage
-    step_of_stage = train_step(plan)
-    compiled, waiting, stopping = None, None, False
-    while step < stage.steps and not stopping:
-        fed = next(feed)
-        if compiled is None:
-            began = time.monotonic()
-            compiled = step_of_stage.lower(state, fed.batch).compile()
-            recorder.start(step, compiled_in=time.monotonic() - began)
-        with jax.transfer_guard("disallow"):
-            state, metrics = compiled(state, fed.batch)
-        step += 1
-        # The metrics of the step before: while they are waited for, this step is already under way. No host
-        # runs further ahead than that, which processes on CPUs would not survive.
-        if waiting:
-            recorder.train_row(*waiting)
-        waiting = (step, metrics)
-        stopping = interrupts.received is not None or saved.preempted(step)
-        saving = saved.due(step) or stopping
-        evaluating = stage.eval_every and (step % stage.eval_every == 0 or step == stage.steps)
-        if saving or evaluating:
-            recorder.train_row(*waiting)
-            waiting = None
-            if evaluating:
-                recorder.eval_row(step, held_out(state.params, state.key))
-            if saving:
-                saved.save(step, state, fed.position)
-            recorder.resume()
+    stage, step_of_stage = plan.stage, train_step(plan)
+    compiled, unread, stopping = None, None, False
+    window = run.profile if run.profile and run.profile.stage == stage.name else None
+
+    def enter(step: int, what: str) -> None:
+        recorder.enter(what)
+        run.watch.enter(stage.name, plan.index, step, what)
+
+    with Trace(window if jax.process_index() == 0 else None, run.workdir / "profile") as trace:
+        while step < stage.steps and not stopping:
+            enter(step, "waiting")
+            fed = next(feed)
+            if compiled is None:
+                enter(step, "compiling")
+                began = time.monotonic()
+                compiled = step_of_stage.lower(state, fed.batch).compile()
+                recorder.start(step, compiled_in=time.monotonic() - began)
+            step += 1
+            enter(step, "in_steps")
+            trace.before(step)
+            with jax.transfer_guard("disallow"):
+                state, metrics = compiled(state, fed.batch)
+            trace.after(step, metrics)
+            # The metrics of the step before: while they are waited for, this step is already under way. No
+            # host runs further ahead than that, which processes on CPUs would not survive.
+            if unread:
+                recorder.train_row(*unread)
+            unread = (step, metrics, fed.batch)
+            stopping = run.interrupts.received is not None or saved.preempted(step)
+            saving = saved.due(step) or stopping
+            evaluating = stage.eval_every and (step % stage.eval_every == 0 or step == stage.steps)
+            if saving or evaluating:
+                recorder.train_row(*unread)
+                unread = None
+                if evaluating:
+                    enter(step, "evaluating")
+                    recorder.eval_row(step, held_out(state.params, state.key))
+                if saving:
+                    enter(step, "saving")
+                    saved.save(step, state, fed.position)
     return step
 
 

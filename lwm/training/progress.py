@@ -54,19 +54,21 @@ class Report:
           unit: "tokens" or "images".
           logged: whether a log gets a line for this step; a bar always moves.
         """
-        rate = _rate(row[f"{unit}_per_second"])
-        status = f"loss {row['loss']:.4f} · {rate} {unit}/s · {_clock(row['eta'])} left"
+        speed = rate(row[f"{unit}_per_second"])
+        status = f"loss {row['loss']:.4f} · {speed} {unit}/s · {clock(row['eta'])} left"
         if self._bar:
             self._bar.update(self._task, completed=row["step"], status=status)
         elif logged:
             self.say(f"{row['stage']} · step {row['step']}/{steps} · {status}")
 
 
-def _rate(value: float) -> str:
+def rate(value: float) -> str:
+    """Of so many units a second."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

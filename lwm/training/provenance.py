@@ -5,14 +5,16 @@ of this code, the versions of the libraries, and the devices. A run that goes on
 other code, leaves another file.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +42,7 @@ def write_start(
     now = datetime.datetime.now(datetime.UTC)
     path = epath.Path(workdir) / "starts" / f"{now:%Y%m%dT%H%M%S.%fZ}.json"
     row = {"time": now.isoformat(), "command": sys.argv, "python": platform.python_version()}
-    row |= {"commit": commit(), "versions": dict(_versions(_LIBRARIES)), "host": platform.node()}
+    row |= {"commit": commit(), "versions": library_versions(), "host": platform.node()}
     row |= {"processes": jax.process_count(), "devices": [_about(device) for device in devices]}
     row |= {"config": config}
     write_json(path, row | {"models": {name: dataclasses.asdict(model) for name, model in models.items()}})
@@ -59,12 +61,21 @@ def commit(root: pathlib.Path = _ROOT) -> str | None:
     return done.stdout.strip() or None
 
 
-def _versions(names: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for name in names:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+def library_versions() -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def code_digest(package: pathlib.Path = _ROOT / "lwm") -> str:
+    """Of the files of this package, with or without a commit."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _about(device: jax.Device) -> dict[str, Any]:

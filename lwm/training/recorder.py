@@ -1,15 +1,22 @@
-"""Turns the metrics of a stage into rows of metrics.jsonl and into what is shown."""
+"""Turns the metrics of a stage into rows of metrics.jsonl and into what is shown; stops what has diverged."""
 
 import math
 import time
 from typing import Any
 
 import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 
-from lwm.errors import UserError
-from lwm.training.metrics import MetricsLog
+from lwm.training import guards
+from lwm.training.experiment import Guards
+from lwm.training.metrics import MetricsLog, read_rows
 from lwm.training.progress import Report
 from lwm.training.stages import Stage
+from lwm.training.stopwatch import Stopwatch
+
+WORKING = ("waiting", "in_steps")  # rates count no other seconds
 
 
 class Recorder:
@@ -24,6 +31,10 @@ class Recorder:
         log_every: int,
         units_before: int,
         seconds: float,
+        workdir: epath.Path,
+        limits: Guards,
+        at_peak: float | None = None,
+        stopwatch: Stopwatch | None = None,
     ):
         """Starts the clock of the stage; `start` is to follow.
 
@@ -32,62 +43,98 @@ class Recorder:
           log_every: steps from row to row; the first and the last step have one too.
           units_before: tokens or images that earlier stages have seen.
           seconds: that the run has taken before.
+          workdir: where batches of skipped steps are kept.
+          limits: to skipped steps.
+          at_peak: seconds of a step at the peak rate of the devices, for MFU; None = not known.
         """
         self._stage, self._log, self._report = stage, log, report
         self._log_every, self._units_before = log_every, units_before
+        self._workdir, self._limits, self._at_peak = workdir, limits, at_peak
+        self._skips = guards.Skips()
         self._zero = time.monotonic() - seconds
-        self._since = self._zero
-        self._first = self._mark = (
-            0  # the step at which this session, and the interval of the next row, began
-        )
-        self._busy = self._interval = 0.0  # seconds in steps alone since then: rates count nothing else
+        self._stopwatch = stopwatch or Stopwatch()
+        # The step at which this session, and the interval of the next row, began; seconds of work before it.
+        self._first = self._mark = 0
+        self._before = 0.0
 
     def start(self, step: int, compiled_in: float) -> None:
         """Training begins, or goes on, after `step`."""
         self._first = self._mark = step
+        self._stopwatch.restart()
+        rows = read_rows(self._log.path) if self._log is not None and step else []
+        # Only the first host has to see the rows; all of them have to stop at the same step.
+        skips = np.array(guards.skips_until(rows, self._stage.name, step), np.int32)
+        self._skips = guards.Skips(*map(int, multihost_utils.broadcast_one_to_all(skips)))
         self._report.say(f"{self._stage.name} · from step {step} · compiled in {compiled_in:.1f} s")
-        self.resume()
 
-    def resume(self) -> None:
-        """An evaluation or a checkpoint is over."""
-        self._since = time.monotonic()
+    def enter(self, phase: str) -> None:
+        """What this host does now: "waiting" for data, "compiling", "in_steps", "evaluating" or "saving"."""
+        self._stopwatch.enter(phase)
 
-    def train_row(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def train_row(self, step: int, metrics: dict[str, jax.Array], batch: dict[str, Any]) -> None:
         """Waits for the metrics of a step.
 
         Raises:
-          UserError: the loss is no longer a number.
+          UserError: too many steps in a row were skipped, as their loss or gradient was no finite number.
         """
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        now = time.monotonic()
-        self._interval += now - self._since
-        self._busy += now - self._since
-        self._since = now
+        self._skips = self._skips.after(values["skipped"] > 0)
+        if self._skips.in_row:
+            self._skip(step, values, batch)
+            return
         stage, unit = self._stage, self._stage.unit
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"config.stages.{stage.name}.learning_rate: {stage.learning_rate:g} made the loss "
-                f"{values['loss']} at step {step}; lower it or warm up for longer"
-            )
         logged = step % self._log_every == 0 or step in (1, stage.steps)
-        rate = (step - self._mark) * stage.batch_units / max(self._interval, 1e-9)
+        interval, steps = self._stopwatch.spent(*WORKING), step - self._mark
+        rate = steps * stage.batch_units / max(interval, 1e-9)
         row = {
             "kind": "train",
             **self._place(step),
             **_reported(values),
+            "skipped": self._skips.total,
             f"{unit}_per_second": round(rate, 1),
         }
-        row["seconds"] = self._seconds()
+        eta = (stage.steps - step) * (self._before + interval) / (step - self._first)
         if logged:
-            self._mark, self._interval = step, 0.0
-            self._write(row)
-        eta = (stage.steps - step) * self._busy / (step - self._first)
+            row |= self._cost(steps, interval)
+            self._mark, self._before = step, self._before + interval
+            self._stopwatch.restart()
+            self._write(row | {"seconds": self._seconds()})
         self._report.update(row | {"eta": eta}, stage.steps, unit, logged=logged)
 
     def eval_row(self, step: int, values: dict[str, float]) -> None:
         """Held-out losses after a step."""
         self._write({"kind": "eval", **self._place(step), **_reported(values), "seconds": self._seconds()})
         self._report.say(f"{self._stage.name} · step {step} · held-out loss {values['loss']:.4f}")
+
+    def _skip(self, step: int, values: dict[str, float], batch: dict[str, Any]) -> None:
+        """A row of kind "skip" with what is finite, and the names of what is not; the batch is kept."""
+        stage, skips = self._stage, self._skips
+        ends = guards.too_many(skips, stage, self._limits.skips_in_row)
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        odd = [name for name in values if name not in finite]
+        row = {"kind": "skip", **self._place(step), **finite, "skipped": skips.total, "not_finite": odd}
+        self._write(row | {"seconds": self._seconds()})
+        if skips.total <= guards.KEPT or ends:
+            guards.keep_batch(self._workdir, stage.name, step, values, batch)
+        if ends:
+            raise guards.diverged(stage, step, values, skips)
+        self._report.say(
+            f"{stage.name} · step {step} skipped, {' and '.join(odd)} not finite · "
+            f"{skips.in_row} in a row, {skips.total} in all"
+        )
+
+    def _cost(self, steps: int, interval: float) -> dict[str, float]:
+        """Seconds since the row before, by what took them; the share of the peak; the fullest device."""
+        cost = {f"seconds_{phase}": round(self._stopwatch.spent(phase), 3) for phase in WORKING}
+        for phase in ("evaluating", "saving"):
+            if seconds := self._stopwatch.spent(phase):
+                cost[f"seconds_{phase}"] = round(seconds, 3)
+        if self._at_peak:
+            cost["mfu"] = round(steps * self._at_peak / max(interval, 1e-9), 4)
+        statistics = [device.memory_stats() or {} for device in jax.local_devices()]
+        if peak := max(own.get("peak_bytes_in_use", 0) for own in statistics):
+            cost["memory_gib"] = round(peak / 2**30, 3)
+        return cost
 
     def _place(self, step: int) -> dict[str, Any]:
         units = self._units_before + step * self._stage.batch_units

@@ -32,6 +32,9 @@ def make_train_step(
     rows i, i + k, i + 2k, …, so that every device cuts up its own rows; losses, gradients and metrics are
     weighted by the model's "denominator", which makes the result that of the whole batch at once.
 
+    A step whose loss or gradient is not finite changes neither parameters nor moments; it counts all the
+    same, in the state and in the schedule, and the next step goes on with the next batch.
+
     Args:
       model: has `loss(params, batch, key)` and PARTITION_RULES; and, if it needs maintenance that no gradient
         does, `refresh(params, batch, key) -> params`, run after every `refresh_every`-th step; and, if its
@@ -42,21 +45,32 @@ def make_train_step(
 
     Returns:
       The jitted step. Its metrics are float32 scalars on every device: "loss", "gradient_norm" (before
-      clipping), "learning_rate", and what the model reports.
+      clipping), "learning_rate", "skipped" (1 if the loss or the gradient was not finite, else 0), and what
+      the model reports.
     """
+
+    def update(gradients: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def pass_over(gradients: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
+        return params, jax.tree.map(_count, opt_state, is_leaf=_counts_steps)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, Metrics]:
         rules = model.PARTITION_RULES
         key = jax.random.fold_in(state.key, state.step)
         metrics, gradients = _gradients(model, state.params, batch, key, accumulate)
         gradients = lay_out(rules, gradients)
-        with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.global_norm(gradients)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        metrics["skipped"] = 1.0 - finite.astype(jnp.float32)
+        with jax.named_scope("optimizer"):
+            params, opt_state = jax.lax.cond(
+                finite, update, pass_over, gradients, state.opt_state, state.params
+            )
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
-        params = _maintain(model, params, batch, key, state.step + 1)
+        params = _maintain(model, params, batch, key, state.step + 1, finite)
         params, opt_state = lay_out(rules, params), lay_out(rules, opt_state)
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
@@ -102,9 +116,20 @@ def _split(array: jax.Array, pieces: int) -> jax.Array:
     return array.reshape(array.shape[0] // pieces, pieces, *array.shape[1:]).swapaxes(0, 1)
 
 
-def _maintain(model: Any, params: Any, batch: dict, key: jax.Array, step: jax.Array) -> Any:
+def _count(node: Any) -> Any:
+    """The schedule counts every step."""
+    return node._replace(count=node.count + 1) if _counts_steps(node) else node
+
+
+def _counts_steps(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
+
+
+def _maintain(
+    model: Any, params: Any, batch: dict, key: jax.Array, step: jax.Array, finite: jax.Array
+) -> Any:
     every = getattr(model, "refresh_every", 0)
     if not every:
         return params
-    refresh = jax.named_call(model.refresh, name="refresh")
-    return jax.lax.cond(step % every == 0, refresh, lambda params, batch, key: params, params, batch, key)
+    refresh, due = jax.named_call(model.refresh, name="refresh"), finite & (step % every == 0)
+    return jax.lax.cond(due, refresh, lambda params, batch, key: params, params, batch, key)
