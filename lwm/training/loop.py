@@ -180,7 +180,7 @@ def _train_from(
         if waiting:
             recorder.train_row(*waiting)
         waiting = (step, metrics)
-        stopping = interrupts.received is not None or saved.preempted(step)
+        stopping = interrupts.stop_here()
         saving = saved.due(step) or stopping
         evaluating = stage.eval_every and (step % stage.eval_every == 0 or step == stage.steps)
         if saving or evaluating:

@@ -4,9 +4,10 @@ import signal
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from lwm.errors import UserError
-from lwm.training.checkpoints import load_params, stage_folder
+from lwm.training.checkpoints import latest_step, load_params, stage_folder
 from lwm.training.metrics import read_rows
 
 STAGES = {
@@ -131,6 +132,40 @@ def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(tmp_path, run, config
     stages = {"a": {"steps": 1}, "b": {"steps": 1}}
     assert run(config_of(stages), tmp_path, open_batches=Kicked) == signal.SIGTERM
     assert [folder.name for folder in (tmp_path / "stages").iterdir()] == ["0_a"]
+
+
+@pytest.mark.parametrize(
+    "cut, warned, stopped",
+    [
+        (("a", 4), ("a", 4), {"0_a": 5}),  # a run that goes on, before its first step, which ends the stage
+        (None, ("b", 0), {"0_a": 5, "1_b": 1}),  # between two stages
+        (None, ("b", 2), {"0_a": 5, "1_b": 1}),  # in the middle; batches are read two steps ahead
+    ],
+)
+def test_a_warning_to_a_pod_is_heard_whenever_it_comes(
+    cut, warned, stopped, uninterrupted, tmp_path, run, config_of, rows_of, stream_class, monkeypatch
+):
+    if cut:
+        assert run(config_of(STAGES), tmp_path, cut) == "cut"
+    asked, named = [0], []
+
+    class Warned(stream_class):
+        def __next__(self):
+            if (self.stage.name, self.index, self.split) == (*warned, "train"):
+                named.append(asked[-1] + 1)  # as jax.distributed agrees
+            return super().__next__()
+
+    def reached(number):
+        asked.append(number)
+        return number in named
+
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
+    assert run(config_of(STAGES), tmp_path, open_batches=Warned) == signal.SIGTERM
+    found = {folder.name: latest_step(folder) for folder in (tmp_path / "stages").iterdir()}
+    assert found == stopped and asked == list(range(len(asked)))
+    monkeypatch.undo()
+    assert run(config_of(STAGES), tmp_path) is None
+    assert rows_of(tmp_path) == rows_of(uninterrupted)
 
 
 def test_a_loss_that_is_no_number_stops_before_it_is_saved(tmp_path, run, config_of):
