@@ -139,7 +139,6 @@ def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(tmp_path, run, config
     [
         (("a", 4), ("a", 4), {"0_a": 5}),  # a run that goes on, before its first step, which ends the stage
         (None, ("b", 0), {"0_a": 5, "1_b": 1}),  # between two stages
-        (None, ("b", 2), {"0_a": 5, "1_b": 1}),  # in the middle; batches are read two steps ahead
     ],
 )
 def test_a_warning_to_a_pod_is_heard_whenever_it_comes(
