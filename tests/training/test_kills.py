@@ -1,8 +1,8 @@
 """Thirty kills of a pod, of one process or all, at moments drawn from a seed: nothing lost, nothing twice.
 
 Six runs are killed five times each, and started again each time, and come to their end. Each is held against
-one that nobody disturbed: weights, moments, random keys and data positions bit for bit, the same rows of metrics
-once each, and among them a digest of every batch.
+one that nobody disturbed: weights, moments, random keys and data positions bit for bit, and the same rows of
+metrics once each, among them a digest of every batch.
 """
 
 import contextlib
