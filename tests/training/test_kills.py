@@ -113,7 +113,8 @@ def strike(kill: Kill, process, watch: Watch) -> None:
         return
     for host, pid in enumerate(watch.processes()):
         if kill.host in (None, host):
-            os.kill(pid, kill.number)
+            with contextlib.suppress(ProcessLookupError):  # it was at its end
+                os.kill(pid, kill.number)
 
 
 def place(workdir: Path) -> dict[str, int | None]:
@@ -136,9 +137,8 @@ def whole(pods, run_pod, rows_of):
     folder, variables = pods
     run_pod(HOSTS, 1, folder / "whole", CONFIG, **variables)
     rows = [row for row in rows_of(folder / "whole") if row["kind"] == "train"]
-    assert [(row["stage"], row["step"]) for row in rows] == list(
-        itertools.product("abc", range(1, STEPS + 1))
-    )
+    places = [(row["stage"], row["step"]) for row in rows]
+    assert places == list(itertools.product("abc", range(1, STEPS + 1)))
     assert len({row["digest"] for row in rows}) == len(rows)
     return folder / "whole"
 
@@ -147,9 +147,8 @@ def whole(pods, run_pod, rows_of):
 @pytest.mark.parametrize("index", range(RUNS))
 def test_kills_change_nothing(index, pods, whole, start_pod, saved, rows_of, assert_same):
     (folder, variables), kills = pods, draw(SEED, RUNS * KILLS)[index * KILLS : (index + 1) * KILLS]
-    for (
-        attempt
-    ) in itertools.count():  # runs may end before a moment comes; it is then waited for in a new one
+    # A moment that does not come before the end of a run is waited for in a new one.
+    for attempt in itertools.count():
         workdir = folder / f"run_{index}_{attempt}"
         ended = False
         while not ended:

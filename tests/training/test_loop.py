@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 
 import jax
@@ -45,6 +46,39 @@ def test_resumed_is_uninterrupted_bit_for_bit(
         assert_same(arrays, expected)
         assert position == end
     assert rows_of(tmp_path) == rows_of(uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, run, config_of):
+    """All checkpoints of a run."""
+    folder = tmp_path_factory.mktemp("kept")
+    assert run(config_of(STAGES, checkpoint={"keep": 0}), folder) is None
+    return folder
+
+
+@pytest.mark.parametrize("stage, step", [("0_a", 4), ("1_b", 3)])
+def test_a_save_that_was_cut_short_is_done_again(
+    stage, step, kept, tmp_path, run, config_of, saved, rows_of, assert_same
+):
+    """As a kill leaves a workdir: half of a checkpoint, nothing after it, and rows that ran ahead of it."""
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    for folder in list((tmp_path / "stages").glob("*/*")):
+        if (folder.parent.name, int(folder.name)) > (stage, step):
+            shutil.rmtree(folder)
+    whole = tmp_path / "stages" / stage / str(step)
+    half = whole.rename(whole.with_name(f"{step}.orbax-checkpoint-tmp"))
+    files = sorted(path for path in half.rglob("*") if path.is_file())
+    for path in files[::2]:
+        path.unlink()
+    for path in files[1::2]:
+        os.truncate(path, path.stat().st_size // 2)
+    os.truncate(tmp_path / "metrics.jsonl", (tmp_path / "metrics.jsonl").stat().st_size - 9)
+    assert run(config_of(STAGES), tmp_path) is None
+    for name in ("0_a", "1_b"):
+        (arrays, position), (expected, end) = (saved(run / "stages" / name) for run in (tmp_path, kept))
+        assert_same(arrays, expected)
+        assert position == end
+    assert rows_of(tmp_path) == rows_of(kept)
 
 
 def test_rows(uninterrupted):
