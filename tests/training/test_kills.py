@@ -155,7 +155,7 @@ def test_kills_change_nothing(index, pods, whole, start_pod, saved, rows_of, ass
             watch, began = Watch(workdir), time.monotonic()
             process = start_pod(HOSTS, 1, workdir, CONFIG, **variables)
             while process.poll() is None and not (kills and watch.seen(kills[0])):
-                time.sleep(0.002)
+                time.sleep(0.01)
             kill = kills.pop(0) if process.poll() is None else None
             if kill:
                 strike(kill, process, watch)
