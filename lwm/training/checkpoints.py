@@ -43,13 +43,13 @@ class StageCheckpoints:
           folder: see `stage_folder`.
           about: {"config", "stage"}, JSON that goes with every checkpoint.
           steps: the last step, always saved.
-          every: saves every so many steps too (0 = no); a cluster's warning of preemption saves as well.
+          every: saves every so many steps too (0 = no).
           keep: complete checkpoints of this stage that stay, the newest ones; 0 = all.
         """
-        when = [policies.SpecificStepsPolicy([steps]), policies.PreemptionCheckpointingPolicy()]
+        when = [policies.SpecificStepsPolicy([steps])]
         when += [policies.FixedIntervalPolicy(every)] if every else []
         self.folder, self._about = folder, about | MARK
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             folder,
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.AnySavePolicy(when),
@@ -77,10 +77,6 @@ class StageCheckpoints:
     def due(self, step: int) -> bool:
         """Whether the policies ask for a checkpoint after this step."""
         return self._manager.should_save(step)
-
-    def preempted(self, step: int) -> bool:
-        """Whether the cluster has announced the end of this run."""
-        return self._manager.reached_preemption(step)
 
     def save(self, step: int, state: TrainState, position: dict) -> None:
         """Copies the state and writes it in the background; the state may be donated as soon as this returns.
@@ -120,6 +116,13 @@ class StageCheckpoints:
                     f"command again: it goes on from step {latest_step(self.folder) or 0}"
                 ) from error
             raise
+
+
+class _Manager(ocp.CheckpointManager):
+    """Leaves it to `Interrupts` to ask jax.distributed for warnings, who counts in numbers of its own."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 def stage_folder(workdir: epath.PathLike, index: int, name: str) -> epath.Path:

@@ -5,18 +5,20 @@ import signal
 import threading
 
 import jax
+from orbax.checkpoint import multihost
 
 
 class Interrupts:
     """Use as a context manager around training; `received` is the signal that asked for the end, or None.
 
-    Only on one process: on a cluster Orbax and jax.distributed agree on a step at which all hosts save, and
-    signals are left to them. Outside the main thread signals cannot be caught, and nothing is changed.
+    Only on one process: on a cluster jax.distributed agrees on a step after which all hosts save, and signals
+    are left to it. Outside the main thread signals cannot be caught, and nothing is changed.
     """
 
     def __init__(self):
         self.received: signal.Signals | None = None
         self._before = {}
+        self._steps = 0
 
     def __enter__(self) -> "Interrupts":
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
@@ -27,6 +29,19 @@ class Interrupts:
 
     def __exit__(self, *failure) -> None:
         self._restore()
+
+    def stop_here(self) -> bool:
+        """Whether to save and stop after this step; every host asks once after each step of every stage.
+
+        What jax.distributed agrees on is the number that comes after the largest one it was asked about, 0
+        before the first. So steps are counted from the start of this process and through all stages: by the
+        steps of a stage, a warning before the first step of a run that goes on, or between two stages, would
+        name a step that never comes.
+        """
+        self._steps += 1
+        if multihost.reached_preemption(self._steps):
+            self.received = signal.SIGTERM
+        return self.received is not None
 
     def _receive(self, number, frame) -> None:
         self.received = signal.Signals(number)

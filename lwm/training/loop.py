@@ -228,7 +228,7 @@ def _train_from(
             if unread:
                 recorder.train_row(*unread)
             unread = (step, metrics, fed.batch)
-            stopping = run.interrupts.received is not None or saved.preempted(step)
+            stopping = run.interrupts.stop_here()
             saving = saved.due(step) or stopping
             evaluating = stage.eval_every and (step % stage.eval_every == 0 or step == stage.steps)
             if saving or evaluating:

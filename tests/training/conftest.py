@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +20,8 @@ from lwm.training.loop import train
 from lwm.training.metrics import read_rows
 from lwm.training.schema import build
 
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 VOCABULARY, CODES = 40, 20
 MANIFEST = {
     "vocab_size": VOCABULARY,
@@ -39,6 +45,7 @@ class BagConfig:
     resolution: int = 16
     refresh_every: int = 0
     fail: bool = False
+    witness: bool = False  # report "digest", by which two batches can be held against each other
 
 
 class Bag:
@@ -97,10 +104,20 @@ class Bag:
             loss = loss * jnp.nan
         tokens = jnp.sum(batch["weights"] > 0).astype(jnp.float32)
         mean = jnp.sum(jnp.where(batch["weights"] > 0, nll_BT, 0)) / jnp.maximum(tokens, 1)
-        return loss, {"denominator": segments, "text_nll": mean, "text_tokens": tokens}
+        own = {"digest": digest(batch)} if self.config.witness else {}
+        return loss, own | {"denominator": segments, "text_nll": mean, "text_tokens": tokens}
 
     def refresh(self, params, batch, key):
         return params | {"norm": {"scale": jnp.full_like(params["norm"]["scale"], 7.0)}}
+
+
+def digest(batch):
+    """24 bits of which token stands where in which row; neither the mesh nor a ring's order changes them."""
+    words = jnp.arange(1, len(batch["tokens"]) + 1, dtype=jnp.uint32)[:, None]
+    for name in ("segments", "positions", "tokens", "targets", "is_vision"):
+        words = (words ^ batch[name].astype(jnp.uint32)) * jnp.uint32(0x9E3779B1)
+        words ^= words >> 15
+    return (jnp.sum(words, dtype=jnp.uint32) >> 8).astype(jnp.float32)  # exact: it holds 24 bits
 
 
 class Stream:
@@ -264,3 +281,37 @@ def saved():
         return arrays, json.loads((folder / "position" / "metadata").read_text())
 
     return read
+
+
+@pytest.fixture(scope="session")
+def start_pod():
+    """`start_pod(hosts, devices, workdir, config, **variables)`: trains as so many processes, see host.py.
+
+    Their logs are in WORKDIR_logs. Whoever starts a pod waits for its end.
+    """
+
+    def start(hosts, devices, workdir, config, **variables):
+        command = [ROOT / "launch" / "local_pod.sh", str(hosts), str(devices), "--"]
+        command += [sys.executable, HERE / "host.py", workdir, json.dumps(config)]
+        env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{ROOT}:{HERE}",
+            "LOCAL_POD_LOGS": f"{workdir}_logs",
+        }
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(command, cwd=HERE, env=env | variables, **pipes)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_pod(start_pod):
+    """`run_pod(…)`: as `start_pod`, to the end of all stages; what host 0 said."""
+
+    def go(*arguments, **variables):
+        process = start_pod(*arguments, **variables)
+        shown, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, shown
+        return shown
+
+    return go

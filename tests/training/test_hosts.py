@@ -1,11 +1,6 @@
 """Any number of hosts, whose processes find each other as on a pod, train as one, and go on for another."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,28 +9,10 @@ from lwm.training.checkpoints import latest_step
 from lwm.training.metrics import read_rows
 from lwm.training.recovery import newest_whole
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-WORKER = """
-import faulthandler, json, sys
-faulthandler.dump_traceback_later(240, exit=True)
-import conftest
-from absl import flags
-from lwm import launcher
-from lwm.training.experiment import build_experiment
-from lwm.training.loop import train
-flags.FLAGS(sys.argv[:1])
-launcher.start_devices()
-ended_by = train(
-    build_experiment(json.loads(sys.argv[2])), sys.argv[1], manifest=conftest.MANIFEST,
-    build_model=lambda stage: conftest.Bag(conftest.BagConfig()), open_batches=conftest.Stream,
-)
-sys.exit(128 + ended_by if ended_by else 0)
-"""
 STAGE = dict(context_length=16, batch_tokens=128, learning_rate=0.01, mixture={"text": 1.0}, eval_every=10)
 CONFIG = {
     "experiment": "hosts",
-    "model": {},
+    "model": {"witness": True},
     "log_every": 1,
     "stages": {
         # Rows on either host; then one ring around both, so that both make the same rows.
@@ -45,44 +22,29 @@ CONFIG = {
 }
 
 
-def start(hosts, workdir, config=CONFIG):
-    """Starts training on so many hosts with eight devices together; their logs are beside the workdir."""
-    command = [ROOT / "launch" / "local_pod.sh", str(hosts), str(8 // hosts), "--"]
-    command += [sys.executable, "-c", WORKER, str(workdir), json.dumps(config)]
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{HERE}", "LOCAL_POD_LOGS": f"{workdir}_logs"}
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return subprocess.Popen(command, cwd=HERE, env=env, **pipes)
-
-
-def pod(hosts, workdir, config=CONFIG):
-    """As `start`, to the end; what host 0 and the last one said."""
-    process = start(hosts, workdir, config)
-    shown, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, shown
-    return shown, Path(f"{workdir}_logs/host_{hosts - 1}.log").read_text()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_are_one(hosts, tmp_path, run):
+def test_hosts_are_one(hosts, tmp_path, run, run_pod):
+    """The same batches, by a digest of their tokens, and losses; the same for a run of one that goes on."""
     run(CONFIG, tmp_path / "one")
-    first, last = pod(hosts, tmp_path / "many")
-    assert "step 40/40" in first and "step" not in last
+    first = run_pod(hosts, 8 // hosts, tmp_path / "many", CONFIG)
+    assert "step 40/40" in first and "step" not in (tmp_path / f"many_logs/host_{hosts - 1}.log").read_text()
     assert run(CONFIG, tmp_path / "mixed", ("rows", 25)) == "cut"
-    pod(hosts, tmp_path / "mixed")
+    run_pod(hosts, 8 // hosts, tmp_path / "mixed", CONFIG)
     rows = {name: read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "many", "mixed")}
     for name in ("many", "mixed"):
-        assert [row["step"] for row in rows[name]] == [row["step"] for row in rows["one"]]
+        for exact in ("kind", "step", "tokens", "digest"):
+            assert [row[exact] for row in rows[name]] == [row[exact] for row in rows["one"]]
         for own, expected in zip(rows[name], rows["one"], strict=True):
             for metric in ("loss", "text_nll"):
-                np.testing.assert_allclose(own[metric], expected[metric], rtol=1e-4)
+                np.testing.assert_allclose(own[metric], expected[metric], rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_hosts_that_are_warned_save_together_and_go_on(tmp_path, run):
+def test_hosts_that_are_warned_save_together_and_go_on(tmp_path, run, start_pod, run_pod):
     stage = STAGE | dict(steps=400, eval_every=0, mesh={"data": 2, "fsdp": 4})
     config = CONFIG | {"stages": {"rows": stage}}
-    process = start(2, tmp_path / "warned", config)
+    process = start_pod(2, 4, tmp_path / "warned", config)
     for line in process.stdout:
         if "step 5/400" in line:
             process.send_signal(signal.SIGTERM)
@@ -91,7 +53,7 @@ def test_hosts_that_are_warned_save_together_and_go_on(tmp_path, run):
     step = latest_step(tmp_path / "warned/stages/0_rows")
     assert process.returncode == 128 + signal.SIGTERM and 5 <= step < 400, shown
     assert f"stopped and saved at step {step} of 400" in shown
-    pod(2, tmp_path / "warned", config)
+    run_pod(2, 4, tmp_path / "warned", config)
     run(config, tmp_path / "one")
     rows, expected = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("warned", "one"))
     assert [row["step"] for row in rows] == list(range(1, 401))
@@ -99,13 +61,14 @@ def test_hosts_that_are_warned_save_together_and_go_on(tmp_path, run):
 
 
 @pytest.mark.slow
-def test_hosts_pass_over_a_damaged_checkpoint_together(tmp_path, run):
+def test_hosts_pass_over_a_damaged_checkpoint_together(tmp_path, run, run_pod):
     stage = STAGE | dict(steps=6, checkpoint_every=2, eval_every=0, mesh={"data": 2, "fsdp": 4})
     config, folder = CONFIG | {"stages": {"rows": stage}}, tmp_path / "w/stages/0_rows"
     run(config, tmp_path / "one")
     assert run(config, tmp_path / "w", ("rows", 5)) == "cut" and newest_whole(folder) == (4, [])
     (folder / "4/rest/_METADATA").write_text("{}")
-    first, last = pod(2, tmp_path / "w", config)
+    first = run_pod(2, 4, tmp_path / "w", config)
+    last = (tmp_path / "w_logs/host_1.log").read_text()
     assert "0_rows/4 is damaged: rest/_METADATA has 2 bytes" in first and "damaged" not in last
     assert (folder / "4.damaged").exists() and newest_whole(folder) == (6, []), "what hosts save is sealed"
     rows, expected = (read_rows(tmp_path / name / "metrics.jsonl") for name in ("w", "one"))

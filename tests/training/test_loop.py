@@ -1,12 +1,14 @@
 import os
+import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from lwm.errors import UserError
-from lwm.training.checkpoints import load_params, stage_folder
+from lwm.training.checkpoints import latest_step, load_params, stage_folder
 from lwm.training.metrics import read_rows
 
 STAGES = {
@@ -44,6 +46,39 @@ def test_resumed_is_uninterrupted_bit_for_bit(
         assert_same(arrays, expected)
         assert position == end
     assert rows_of(tmp_path) == rows_of(uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory, run, config_of):
+    """All checkpoints of a run."""
+    folder = tmp_path_factory.mktemp("kept")
+    assert run(config_of(STAGES, checkpoint={"keep": 0}), folder) is None
+    return folder
+
+
+@pytest.mark.parametrize("stage, step", [("0_a", 4), ("1_b", 3)])
+def test_a_save_that_was_cut_short_is_done_again(
+    stage, step, kept, tmp_path, run, config_of, saved, rows_of, assert_same
+):
+    """As a kill leaves a workdir: half of a checkpoint, nothing after it, and rows that ran ahead of it."""
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    for folder in list((tmp_path / "stages").glob("*/*")):
+        if (folder.parent.name, int(folder.name)) > (stage, step):
+            shutil.rmtree(folder)
+    whole = tmp_path / "stages" / stage / str(step)
+    half = whole.rename(whole.with_name(f"{step}.orbax-checkpoint-tmp"))
+    files = sorted(path for path in half.rglob("*") if path.is_file())
+    for path in files[::2]:
+        path.unlink()
+    for path in files[1::2]:
+        os.truncate(path, path.stat().st_size // 2)
+    os.truncate(tmp_path / "metrics.jsonl", (tmp_path / "metrics.jsonl").stat().st_size - 9)
+    assert run(config_of(STAGES), tmp_path) is None
+    for name in ("0_a", "1_b"):
+        (arrays, position), (expected, end) = (saved(run / "stages" / name) for run in (tmp_path, kept))
+        assert_same(arrays, expected)
+        assert position == end
+    assert rows_of(tmp_path) == rows_of(kept)
 
 
 def test_rows(uninterrupted):
@@ -131,6 +166,39 @@ def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(tmp_path, run, config
     stages = {"a": {"steps": 1}, "b": {"steps": 1}}
     assert run(config_of(stages), tmp_path, open_batches=Kicked) == signal.SIGTERM
     assert [folder.name for folder in (tmp_path / "stages").iterdir()] == ["0_a"]
+
+
+@pytest.mark.parametrize(
+    "cut, warned, stopped",
+    [
+        (("a", 4), ("a", 4), {"0_a": 5}),  # a run that goes on, before its first step, which ends the stage
+        (None, ("b", 0), {"0_a": 5, "1_b": 1}),  # between two stages
+    ],
+)
+def test_a_warning_to_a_pod_is_heard_whenever_it_comes(
+    cut, warned, stopped, uninterrupted, tmp_path, run, config_of, rows_of, stream_class, monkeypatch
+):
+    if cut:
+        assert run(config_of(STAGES), tmp_path, cut) == "cut"
+    asked, named = [0], []
+
+    class Warned(stream_class):
+        def __next__(self):
+            if (self.stage.name, self.index, self.split) == (*warned, "train"):
+                named.append(asked[-1] + 1)  # as jax.distributed agrees
+            return super().__next__()
+
+    def reached(number):
+        asked.append(number)
+        return number in named
+
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", reached)
+    assert run(config_of(STAGES), tmp_path, open_batches=Warned) == signal.SIGTERM
+    found = {folder.name: latest_step(folder) for folder in (tmp_path / "stages").iterdir()}
+    assert found == stopped and asked == list(range(len(asked)))
+    monkeypatch.undo()
+    assert run(config_of(STAGES), tmp_path) is None
+    assert rows_of(tmp_path) == rows_of(uninterrupted)
 
 
 def test_a_loss_that_is_no_number_stops_before_it_is_saved(tmp_path, run, config_of):
