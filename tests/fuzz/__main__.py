@@ -51,9 +51,9 @@ def _show(tally: runner.Tally) -> None:
     print(f"{tally.target:24}" + "".join(f"{count:9}" for count in counts) + f"{each:9.2f}", flush=True)
     reasons = {}
     for found in tally.findings:
-        reasons.setdefault(found.reason, []).append(found)
-    for reason, alike in sorted(reasons.items(), key=lambda item: -len(item[1]))[:20]:
-        print(f"    {len(alike):5} x {reason} (input {alike[0].name})", flush=True)
+        reasons.setdefault(found.kind, []).append(found)
+    for alike in sorted(reasons.values(), key=len, reverse=True)[:20]:
+        print(f"    {len(alike):5} x {alike[0].reason} (input {alike[0].name})", flush=True)
 
 
 if __name__ == "__main__":

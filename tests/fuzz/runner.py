@@ -30,6 +30,11 @@ class Finding(NamedTuple):
     reason: str
     content: bytes
 
+    @property
+    def kind(self) -> str:
+        """The reason without what is particular to the input."""
+        return self.reason.partition(": ")[0]
+
 
 class Tally(NamedTuple):
     """What became of the inputs of a target."""
@@ -82,8 +87,8 @@ def keep(tally: Tally) -> list[Path]:
     """Writes a few findings of each reason as cases, the smallest ones."""
     written, seen = [], {}
     for found in sorted(tally.findings, key=lambda finding: len(finding.content)):
-        seen[found.reason] = seen.get(found.reason, 0) + 1
-        if seen[found.reason] <= _ALIKE and len(found.content) <= _LARGEST:
+        seen[found.kind] = seen.get(found.kind, 0) + 1
+        if seen[found.kind] <= _ALIKE and len(found.content) <= _LARGEST:
             path = CASES / tally.target / hashlib.sha256(found.content).hexdigest()[:12]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(found.content)

@@ -132,7 +132,7 @@ def _record(path: Path) -> None:
 def _tasks(path: Path) -> None:
     found = load_tasks(path.parent)
     for own in found["tasks"].values():
-        assert own["train"] + own["heldout"] + own["target"]["longest"] >= 0 and own["kind"]
+        assert own["train"] + own["heldout"] + own["target"].get("longest", 0) >= 0 and own["kind"]
     assert len(found["classes"]) + found["vocab_size"] + found["max_samples"] + found["rate"] > 0
 
 

@@ -1,5 +1,6 @@
 """What a run reads and leaves: configs, metrics, tables, texts."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -57,15 +58,20 @@ def _metrics(path: Path) -> None:
     metrics.MetricsLog(path).rewind(["z"], "a", 2)
 
 
+def _written() -> dict:
+    """A config as it is written down: every default is filled in."""
+    return dataclasses.asdict(validate(_CONFIG))
+
+
 def _lay_run(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps(_CONFIG))
+    (folder / "config.json").write_text(json.dumps(_written()))
     (folder / "metrics.jsonl").write_bytes(_json_lines(_ROWS))
 
 
 def _workdir(path: Path) -> None:
     model_name(path.parent)
     read_config(path.parent)
-    check_workdir(path.parent, _CONFIG)
+    check_workdir(path.parent, _written())
     load_params(path.parent)
 
 
@@ -102,9 +108,11 @@ TARGETS = (
         10,
         many=True,
     ),
-    Target("workdir", "config.json", lambda: [json.dumps(_CONFIG).encode()], _workdir, 10, many=True),
+    Target("workdir", "config.json", lambda: [json.dumps(_written()).encode()], _workdir, 10, many=True),
     Target("metrics", "metrics.jsonl", lambda: [_json_lines(_ROWS)], _metrics, 20),
-    Target("summary_config", "config.json", lambda: [json.dumps(_CONFIG).encode()], _run, 10, lay=_lay_run),
+    Target(
+        "summary_config", "config.json", lambda: [json.dumps(_written()).encode()], _run, 10, lay=_lay_run
+    ),
     Target("summary_metrics", "metrics.jsonl", lambda: [_json_lines(_ROWS)], _run, 10, lay=_lay_run),
     Target("summary_numbers", "evaluation.jsonl", lambda: [_json_lines(_NUMBERS)], _run, 10, lay=_lay_run),
     Target("log", "x.jsonl", lambda: [_json_lines(_NUMBERS)], read_rows, 10),
