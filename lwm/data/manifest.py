@@ -112,7 +112,9 @@ def load_manifest(data_dir: epath.PathLike) -> dict:
         )
     manifest = read_block(path, fix=_FIX)
     needs = _FIELDS if manifest.get("sources") else ("tokenizer",)
-    check_fields(path, manifest, _FIELDS | _OF_PICTURES, needs=needs)
+    check_fields(path, manifest, _FIELDS | _OF_CODES | _OTHERS, needs=needs)
+    if manifest.get("sources") and (gone := [name for name in _OF_CODES if name not in manifest]):
+        raise UserError(f"{path}: {gone[0]}: missing; {_FIX}")
     if manifest.get("codes") and not manifest.get("codes_per_frame"):
         raise UserError(f"{path}: codes_per_frame: missing beside codes; {_FIX}")
     for source, longest in manifest.get("longest_text", {}).items():
@@ -157,7 +159,7 @@ def load_record(output: epath.PathLike) -> dict:
 
 _Ids = tuple[Annotated[int, COUNT], ...]
 _Counts = dict[str, Annotated[int, COUNT]]
-# What batches are made of; a folder of another kind has some of it.
+# What batches are made of; a folder of another kind has some of it. Null without a VQGAN: _OF_CODES.
 _FIELDS = {
     "tokenizer": str,
     "vocab_size": Annotated[int, SIZE],
@@ -169,14 +171,13 @@ _FIELDS = {
     "sources": dict[str, dict[str, _Counts]],
     "longest_text": dict[str, dict],
 }
-_OF_PICTURES = {
+_OF_CODES = {
     "fps": Annotated[float, COUNT],
     "codes": Annotated[int, SIZE],
     "codes_per_frame": Annotated[int, SIZE],
     "eof": Annotated[int, COUNT],
     "eov": Annotated[int, COUNT],
     "vqgan": str,
-    "frames": _Counts,
-    "pages": dict[str, dict[str, _Counts]],
 }
+_OTHERS = {"frames": _Counts, "pages": dict[str, dict[str, _Counts]]}
 _RECORDED = {"settings": dict, "media": dict[str, _Counts], "broken": tuple}

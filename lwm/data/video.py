@@ -81,7 +81,9 @@ def read_video(
             if not container.streams.video:
                 raise BrokenMedia("has no video stream")
             stream = container.streams.video[0]
-            _check_pixels(stream.width or 0, stream.height or 0)
+            if stream.codec_context is None:
+                raise BrokenMedia("has video in a form that is not known")
+            _check_pixels(stream.width, stream.height)
             stream.codec_context.options = {"max_pixels": str(bounds.PIXELS)}
             stream.thread_type = "AUTO"
             rate, aspect = float(stream.average_rate or 25), float(stream.sample_aspect_ratio or 1)

@@ -37,12 +37,12 @@ def tokenizer_files(fields: dict[str, Any], source: epath.PathLike) -> dict[str,
     kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
     if kind is None:
         return {}
-    check_fields(source, fields, _KINDS, needs=("tokenizer.ggml.tokens", "tokenizer.ggml.merges"))
-    if kind != "gpt2" or cut not in _WORDS:
+    if kind != "gpt2" or not isinstance(cut, str) or cut not in _WORDS:
         raise UserError(
             f"source: {source} has a tokenizer {kind!r} that cuts words like {cut!r}, which is not known; "
             "give the model's own tokenizer by --tokenizer"
         )
+    check_fields(source, fields, _KINDS, needs=("tokenizer.ggml.tokens", "tokenizer.ggml.merges"))
     pieces = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
     vocab = {piece: i for i, piece in enumerate(pieces)}

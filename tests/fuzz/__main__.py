@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="NAME,NAME: these targets")
     parser.add_argument("--replay", action="store_true", help="the cases instead")
+    parser.add_argument("--forget", action="store_true", help="keep no findings as cases")
     parser.add_argument("--progress", type=Path, help="JSON of what was done, to go on from")
     chosen = parser.parse_args()
     if unknown := set(filter(None, chosen.only.split(","))) - {target.name for target in TARGETS}:
@@ -34,7 +35,8 @@ def main() -> None:
             content = functools.partial(runner.spoiled, target, chosen.seed)
             tallies.append(runner.run(target, names, content, seconds=chosen.seconds))
             done[target.name] = first + tallies[-1].inputs
-            runner.keep(tallies[-1])
+            if not chosen.forget:
+                runner.keep(tallies[-1])
             if chosen.progress:
                 chosen.progress.write_text(json.dumps(done))
         if tallies[-1].inputs:
