@@ -89,7 +89,7 @@ def _recoloured(frames: np.ndarray, rng: random.Random) -> np.ndarray:
 def scenes(data_dir: epath.PathLike, split: str) -> dict[str, list[range]]:
     """Returns {video file: numbers of its Frames in the split, a range for each view}."""
     there = (epath.Path(data_dir) / RECORD).exists()
-    counts = (load_record(data_dir).get("media") if there else None) or {}
+    counts = (load_record(data_dir)["media"] if there else None) or {}
     found, start = {}, 0
     for name, by_split in counts.items():
         file, count = file_of_view(name), by_split.get(split, 0)

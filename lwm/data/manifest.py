@@ -115,8 +115,6 @@ def load_manifest(data_dir: epath.PathLike) -> dict:
     check_fields(path, manifest, _FIELDS | _OF_CODES | _OTHERS, needs=needs)
     if manifest.get("sources") and (gone := [name for name in _OF_CODES if name not in manifest]):
         raise UserError(f"{path}: {gone[0]}: missing; {_FIX}")
-    if manifest.get("codes") and not manifest.get("codes_per_frame"):
-        raise UserError(f"{path}: codes_per_frame: missing beside codes; {_FIX}")
     for source, longest in manifest.get("longest_text", {}).items():
         kinds = {"tokens": Annotated[int, COUNT], "name": str}
         check_fields(path, longest, kinds, needs=kinds, within=f"longest_text.{source}.")
@@ -154,7 +152,7 @@ def load_record(output: epath.PathLike) -> dict:
     path = epath.Path(output) / RECORD
     record = read_block(path, fix=_FIX)
     check_fields(path, record, _RECORDED, needs=("settings", "broken"))
-    return record
+    return {"media": None} | record
 
 
 _Ids = tuple[Annotated[int, COUNT], ...]

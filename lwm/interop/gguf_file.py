@@ -102,6 +102,8 @@ def read(source: epath.PathLike, *, mesh: Mesh | None = None, dtype: Any = None)
     except Exception as error:  # whatever the package stumbles over
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"source: {source} is cut short or damaged ({reason}); fetch it again") from error
+    if sum(int(tensor.n_bytes) for tensor in reader.tensors) > len(reader.data):
+        raise UserError(f"source: {source} is damaged: its tensors overlap; fetch it again")
     found = {tensor.name: GGUFTensor(tensor) for tensor in reader.tensors}
     factors = found.pop(_FACTORS, None)
     config = _config(fields, found, source)

@@ -99,7 +99,7 @@ class _Kind:
     """A dtype. numbers: None if it is not one of those that weights have."""
 
     def __init__(self, name: Any, *_: Any):
-        self.name = str(name)[:20]
+        self.name = name[:20] if isinstance(name, str) else type(name).__name__
         self.numbers = np.dtype(_NUMBERS[name]) if isinstance(name, str) and name in _NUMBERS else None
 
     def set_state(self, version: int, order: str, *_: Any) -> None:
@@ -117,8 +117,8 @@ class _Array:
     def set_state(self, version: int, shape: tuple, kind: _Kind, fortran: bool, content: Any) -> None:
         self.kind = kind.name
         if kind.numbers is not None:
-            order = "F" if fortran else "C"
-            self.value = np.frombuffer(content, kind.numbers).reshape(shape, order=order).copy(order)
+            # Not copied: many arrays may be made of the same bytes.
+            self.value = np.frombuffer(content, kind.numbers).reshape(shape, order="F" if fortran else "C")
 
 
 def _from_buffer(buffer: Any, kind: _Kind, shape: tuple[int, ...], order: str) -> _Array:

@@ -55,6 +55,8 @@ def index(path: epath.Path) -> dict[str, FileTensor]:
         if start + last > size:
             raise UserError(f"source: {path} is cut short: {name} ends behind its end; fetch it again")
         found[name] = FileTensor(path, shape, dtype, ((start + first, last - first),))
+    if sum(tensor.nbytes for tensor in found.values()) > size - start:
+        raise UserError(f"source: {path} is damaged: its tensors overlap; fetch it again")
     return found
 
 

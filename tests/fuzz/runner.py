@@ -142,8 +142,9 @@ def _work(
     os.chdir(base / sandbox.INSIDE)
     guard = sandbox.Sandbox(base)
     try:
-        for seed in target.seeds():
-            guard.attempt(target, target.wrap(seed))
+        seeds = [guard.attempt(target, target.wrap(seed)) for seed in target.seeds()]
+        if seeds and "parsed" not in seeds:
+            raise RuntimeError(f"no seed is read: {seeds}")
         for name in names:
             (base / _NOW).write_bytes(own := content(name))
             outcome = guard.attempt(target, own)

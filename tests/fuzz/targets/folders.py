@@ -123,7 +123,7 @@ def _manifest(path: Path) -> None:
         assert isinstance(source, str) and own.get("train", {}).get("documents", 0) >= 0
         longest = found.get("longest_text", {}).get(source)
         assert not longest or marks.slots_around_frames(longest["tokens"]) + marks.tokens_per_frame
-    assert found["vocab_size"] and (not found["codes"] or found["codes_per_frame"] > 0)
+    assert found["vocab_size"] + (found["codes_per_frame"] or 0) > 0
 
 
 def _record(path: Path) -> None:
