@@ -28,7 +28,9 @@ def main() -> None:
     print(f"{'target':24}{'inputs':>9}{'parsed':>9}{'refused':>9}{'findings':>9}{'ms each':>9}", flush=True)
     for target in targets:
         if chosen.replay:
-            tallies.append(runner.run(target, runner.cases(target), functools.partial(runner.case, target)))
+            tallies.append(
+                runner.run(target, runner.cases(target), functools.partial(runner.case, target), warm=False)
+            )
         else:
             first, count = done.get(target.name, 0), -(-chosen.inputs * target.share // total)
             names = [str(number) for number in range(first, count)]

@@ -64,15 +64,23 @@ def case(target: Target, name: str) -> bytes:
 
 
 def run(
-    target: Target, names: Sequence[str], content: Callable[[str], bytes], *, seconds: float = 1e9
+    target: Target,
+    names: Sequence[str],
+    content: Callable[[str], bytes],
+    *,
+    seconds: float = 1e9,
+    warm: bool = True,
 ) -> Tally:
     """Reads inputs in a process of its own, and goes on in another one if that dies.
 
-    content: of an input, by its name; called in that process.
+    Args:
+      content: of an input, by its name; called in that process.
+      seconds: after so many no further one is read.
+      warm: read the seeds first, so that what is imported, compiled and cached counts for no input.
     """
     counts, findings, done, start = {"parsed": 0, "refused": 0}, [], 0, time.monotonic()
     while done < len(names) and time.monotonic() - start < seconds:
-        with _started(target, names[done:], content) as outcomes:
+        with _started(target, names[done:], content, warm) as outcomes:
             for outcome, found in outcomes:
                 if outcome in counts:
                     counts[outcome] += 1
@@ -98,12 +106,14 @@ def keep(tally: Tally) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _started(target: Target, names: Sequence[str], content: Callable[[str], bytes]) -> Iterator[Iterator]:
+def _started(
+    target: Target, names: Sequence[str], content: Callable[[str], bytes], warm: bool
+) -> Iterator[Iterator]:
     """A process that reads the inputs; yields the outcome of each and, of findings, the input."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(dir=_FAST if os.path.isdir(_FAST) else None) as base:
-        process = context.Process(target=_work, args=(target, names, content, Path(base), sender))
+        process = context.Process(target=_work, args=(target, names, content, warm, Path(base), sender))
         process.start()
         sender.close()
 
@@ -131,9 +141,14 @@ def _started(target: Target, names: Sequence[str], content: Callable[[str], byte
 
 
 def _work(
-    target: Target, names: Sequence[str], content: Callable[[str], bytes], base: Path, channel: Connection
+    target: Target,
+    names: Sequence[str],
+    content: Callable[[str], bytes],
+    warm: bool,
+    base: Path,
+    channel: Connection,
 ) -> None:
-    """What the process does. Seeds are read first: what is imported and cached then counts for no input."""
+    """What the process does."""
     # What decoders say about damage would bury the table.
     errors, quiet = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
@@ -142,7 +157,7 @@ def _work(
     os.chdir(base / sandbox.INSIDE)
     guard = sandbox.Sandbox(base)
     try:
-        seeds = [guard.attempt(target, target.wrap(seed)) for seed in target.seeds()]
+        seeds = [guard.attempt(target, target.wrap(seed)) for seed in (target.seeds() if warm else ())]
         if seeds and "parsed" not in seeds:
             raise RuntimeError(f"no seed is read: {seeds}")
         for name in names:
