@@ -121,7 +121,7 @@ def stage_folder(workdir: epath.PathLike, index: int, name: str) -> epath.Path:
     Raises:
       UserError: the name would lead out of the workdir.
     """
-    if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith("."):
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise UserError(
             f"workdir: {workdir} has a stage {name!r}; a name has letters, digits, _, - and . alone"
         )
