@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from lwm.errors import UserError
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # miniatures: an accelerator would wait for them
 
@@ -30,8 +32,21 @@ class Table:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, Any]] = []
         if self.path.exists():
+            self.rows = list(self._read())
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        """The rows of the file. Raises UserError if they are not of this table: writing would lose them."""
+        try:
             with self.path.open(newline="", encoding="utf-8") as file:
-                self.rows = list(csv.DictReader(file))
+                for row in csv.DictReader(file):
+                    if unknown := [name for name in row if name not in self.columns]:
+                        reason = f"has cells under {unknown[0]!r}, which is no column"
+                        raise UserError(f"{self.path}: {reason}; mend it or choose another file")
+                    yield {name: row.get(name) or "" for name in self.columns}
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(
+                f"{self.path}: no CSV in UTF-8 ({error}); mend it or choose another file"
+            ) from error
 
     def has(self, **asked: Any) -> bool:
         """Whether there is a row with these values in the columns of the key."""

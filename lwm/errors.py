@@ -2,16 +2,30 @@
 
 from collections.abc import Iterable
 
+LONGEST = 1000  # characters of a line
+
 
 class UserError(Exception):
     """A bad flag, config field, file or folder.
 
     Its text is one line that names the field or file, the value found and the fix, or such a line for each of
     several mistakes; the verbs print it and exit with code 2 before anything is compiled or written.
+
+    Values and names may come from anywhere. Whatever is in them, a line stays one: what cannot be printed is
+    shown as a space, and of a line that is too long the middle is left out.
     """
+
+    def __init__(self, *lines: str):
+        super().__init__("\n".join(map(one_line, lines)))
 
 
 def refuse(lines: Iterable[str]) -> None:
     """Raises a `UserError` of these lines, each told once, if there are any."""
-    if told := dict.fromkeys(" ".join(line.splitlines()) for line in lines):
-        raise UserError("\n".join(told))
+    if told := dict.fromkeys(lines):
+        raise UserError(*told)
+
+
+def one_line(text: str) -> str:
+    """A text as one line that can be printed, cut in its middle if it is longer than LONGEST."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text.strip())
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} … {shown[-LONGEST // 3 :]}"

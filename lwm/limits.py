@@ -56,7 +56,7 @@ class Limits:
             return f"is not known; {suggest(value, self.choices)}"
         if not isinstance(value, int | float):
             return ""
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return "is no finite number; write one"
         if value <= self.above:
             return "is not positive; use a number above 0" if self.above == 0 else _more(self.above)

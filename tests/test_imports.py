@@ -20,17 +20,22 @@ MAY_IMPORT = {
     "models": "jax numpy einops flax lwm.errors lwm.limits lwm.ops lwm.parallel",
     "data": (
         "numpy grain tensorflow_datasets array_record etils av PIL sentencepiece tokenizers rich "
-        "lwm.errors lwm.parallel.layout"
+        "lwm.bounds lwm.json_text lwm.errors lwm.limits lwm.parallel.layout"
     ),
-    "interop": "jax numpy etils gguf tokenizers lwm.errors lwm.ops lwm.parallel lwm.models",
+    "interop": (
+        "jax numpy etils gguf tokenizers "
+        "lwm.bounds lwm.json_text lwm.errors lwm.limits lwm.ops lwm.parallel lwm.models"
+    ),
     "generation": "jax numpy einops PIL av lwm.errors lwm.ops lwm.parallel lwm.models",
     "evaluation": (
         "jax numpy scipy einops PIL jinja2 etils matplotlib sacrebleu "
-        "lwm.errors lwm.ops lwm.parallel lwm.models lwm.generation lwm.data.tokenizers lwm.data.clips"
+        "lwm.json_text lwm.errors lwm.limits lwm.ops lwm.parallel lwm.models lwm.generation "
+        "lwm.data.tokenizers lwm.data.clips"
     ),
     "training": (
         "jax numpy einops flax optax orbax etils rich grain "
-        "lwm.errors lwm.limits lwm.ops lwm.parallel lwm.models lwm.data lwm.generation lwm.evaluation"
+        "lwm.json_text lwm.errors lwm.limits lwm.ops lwm.parallel lwm.models lwm.data lwm.generation "
+        "lwm.evaluation"
     ),
 }
 MAY_IMPORT["scaling"] = (
@@ -40,6 +45,7 @@ MAY_IMPORT["scaling"] = (
 MAY_IMPORT["compilation"] = "jax lwm.errors lwm.ops lwm.parallel lwm.models lwm.training lwm.scaling"
 MAY_IMPORT |= {"serving": "jax numpy etils rich lwm", "assessment": "jax numpy etils rich lwm"}
 # The top-level files that are no verbs.
+MAY_IMPORT |= {"bounds": "", "json_text": "etils lwm.bounds lwm.errors lwm.limits"}
 MAY_IMPORT |= {"__init__": "", "errors": "", "limits": "lwm.errors", "launcher": "absl jax lwm.errors"}
 MAY_IMPORT |= {"config_flag": "absl ml_collections lwm.errors", "run_flags": "absl"}
 CONFIGS_MAY_IMPORT = "ml_collections experiments lwm.models.sizes"

@@ -7,7 +7,6 @@ are soon known by their colours; `recolour` makes 24 of each.
 """
 
 import functools
-import json
 import random
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from etils import epath
 from lwm.data import datasets
 from lwm.data.clips import SCENES, compose, even_places
 from lwm.data.inputs import media_kind
-from lwm.data.manifest import RECORD
+from lwm.data.manifest import RECORD, load_record
 from lwm.data.media import file_of_view
 from lwm.errors import UserError
 
@@ -89,8 +88,8 @@ def _recoloured(frames: np.ndarray, rng: random.Random) -> np.ndarray:
 
 def scenes(data_dir: epath.PathLike, split: str) -> dict[str, list[range]]:
     """Returns {video file: numbers of its Frames in the split, a range for each view}."""
-    path = epath.Path(data_dir) / RECORD
-    counts = (json.loads(path.read_text()) if path.exists() else {}).get("media") or {}
+    there = (epath.Path(data_dir) / RECORD).exists()
+    counts = (load_record(data_dir)["media"] if there else None) or {}
     found, start = {}, 0
     for name, by_split in counts.items():
         file, count = file_of_view(name), by_split.get(split, 0)

@@ -12,13 +12,15 @@ import contextlib
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from lwm import json_text
 from lwm.errors import UserError
 
 _VERSION = "1.0.0"
@@ -132,8 +134,8 @@ def documents_dir(data_dir: epath.PathLike, source: str) -> epath.Path:
 class RecordSource(Sequence):
     """A split of a data set with each record passed through `decode`; what Grain reads from.
 
-    Raises UserError, which says who makes it, if `folder` does not exist. A split that was not written is
-    empty.
+    Raises UserError, which says who makes it, if `folder` does not exist or is damaged, here or when a record
+    is read. A split that was not written is empty.
     """
 
     def __init__(
@@ -143,25 +145,62 @@ class RecordSource(Sequence):
         decode: Callable[[dict], object],
         made_by: str = "python -m lwm.prepare",
     ):
-        self._name, self._decode = f"{folder}[{split}]", decode
+        self._name, self._decode, self._made_by = f"{folder}[{split}]", decode, made_by
         if not folder.exists():
             raise UserError(f"data: {folder} does not exist; make it by {made_by}")
-        builder = tfds.builder_from_directory(folder)
-        self._records = builder.as_data_source(split=split) if split in builder.info.splits else ()
+        with self._whole():
+            _check_names(folder)
+            builder = tfds.builder_from_directory(folder)
+            self._records = builder.as_data_source(split=split) if split in builder.info.splits else ()
+            self._count = len(self._records)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._count
 
     def __getitem__(self, index: int):
         if not -len(self) <= index < len(self):
             raise IndexError(f"{index} of {self._name}, which has {len(self)} records")
-        return self._decode(self._records[int(index) % len(self)])
+        with self._whole():
+            return self._decode(self._records[int(index) % len(self)])
 
     def __getitems__(self, indices) -> list:
-        return [self._decode(record) for record in self._records.__getitems__([int(i) for i in indices])]
+        with self._whole():
+            return [self._decode(record) for record in self._records.__getitems__([int(i) for i in indices])]
 
     def __repr__(self) -> str:
         return self._name
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        try:
+            yield
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # TFDS, protobuf and ArrayRecord raise what they stumble over
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise UserError(
+                f"data: {self._name} is damaged ({reason}); make it again by {self._made_by}"
+            ) from error
+
+
+def _check_names(folder: epath.Path) -> None:
+    """Names in the JSON of a data set, which TFDS takes for modules to import and for files to open."""
+    features, info = (json_text.read(folder / name) for name in ("features.json", "dataset_info.json"))
+    for name in _values(features, ("pythonClassName", "type")):
+        if not isinstance(name, str) or not name.startswith("tensorflow_datasets.core.features."):
+            raise ValueError(f"a feature of the class {name!r}")
+    for name in _values(info, ("name", "filepathTemplate", "version")):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w{}.-]*", name) or ".." in name:
+            raise ValueError(f"a file of the name {name!r}")
+
+
+def _values(block: Any, names: Sequence[str]) -> Iterator[Any]:
+    """What stands under these names, anywhere."""
+    items = block.items() if isinstance(block, dict) else enumerate(block) if isinstance(block, list) else ()
+    for name, value in items:
+        if name in names and not isinstance(value, dict | list):
+            yield value
+        yield from _values(value, names)
 
 
 def frames(data_dir: epath.PathLike, split: str) -> Sequence[np.ndarray]:
@@ -181,14 +220,22 @@ def documents(data_dir: epath.PathLike, source: str, split: str) -> Sequence[Doc
 
 
 def _decode_document(record: dict) -> Document:
-    return Document(
-        names=tuple(json.loads(record["names"])),
+    document = Document(
+        names=tuple(json_text.loads(record["names"])),
         tokens=record["tokens"],
         lengths=record["lengths"],
         vision=record["vision"].astype(bool),
-        fields=tuple(json.loads(record["fields"])),
+        fields=tuple(json_text.loads(record["fields"])),
         bytes=int(record["bytes"]),
     )
+    parts = {len(document.names), len(document.lengths), len(document.vision)}
+    if (
+        len(parts) > 1
+        or min(document.lengths, default=0) < 0
+        or document.lengths.sum() != len(document.tokens)
+    ):
+        raise ValueError(f"parts {document.names} do not add up to {len(document.tokens)} tokens")
+    return document
 
 
 def dataset_info(builder: tfds.core.DatasetBuilder, features: dict) -> tfds.core.DatasetInfo:

@@ -14,15 +14,17 @@ or heldout. Videos and images without a line are documents without text.
 """
 
 import hashlib
-import json
+import itertools
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from lwm import bounds, json_text
 from lwm.data import fields as syntax
 from lwm.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from lwm.errors import one_line
 
 TEXT_SUFFIXES = frozenset({".txt", ".md"})
 JSON_SUFFIXES = frozenset({".jsonl"})
@@ -30,7 +32,10 @@ SPLITS = ("train", "heldout")
 
 
 class BrokenItem(Exception):
-    """A file or line that cannot become a document; the text says why in a few words."""
+    """A file or line that cannot become a document; the text says why in a few words, in one line."""
+
+    def __init__(self, reason: str):
+        super().__init__(one_line(reason))
 
 
 class Item(NamedTuple):
@@ -107,7 +112,7 @@ def read_parts(folder: str, item: Item) -> dict[str, str]:
         return {}
     with open(os.path.join(folder, item.path), "rb") as file:
         file.seek(item.offset)
-        raw = file.readline() if item.line else file.read()
+        raw = file.readline(bounds.JSON + 1) if item.line else file.read()
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -134,17 +139,21 @@ def _files(folder: str) -> Iterator[str]:
 
 def _lines(path: str) -> Iterator[tuple[int, int, bytes]]:
     """Number, offset and content of each line that is not blank."""
-    offset = 0
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number in itertools.count(1):
+            offset = file.tell()
+            line = rest = file.readline(bounds.JSON + 1)
+            if not line:
+                return
             if line.strip():
                 yield number, offset, line
-            offset += len(line)
+            while len(rest) > bounds.JSON and not rest.endswith(b"\n"):  # nobody can hold the whole of it
+                rest = file.readline(bounds.JSON + 1)
 
 
 def _parse(text: str) -> dict:
     try:
-        line = json.loads(text)
+        line = json_text.loads(text)
     except ValueError as error:
         raise BrokenItem(f"is not JSON ({error})") from None
     if not isinstance(line, dict):
@@ -214,6 +223,8 @@ def _item_of_line(folder: str, path: str, number: int, offset: int, raw: bytes) 
         if not isinstance(value, str):
             raise BrokenItem(f"file name {value!r} is not text")
         media = os.path.normpath(os.path.join(os.path.dirname(path), value)).replace(os.sep, "/")
+        if os.path.isabs(media) or media.split("/")[0] == "..":
+            raise BrokenItem(f"{value} lies outside of the folder; put it there")
         if Path(media).suffix.lower() not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
             raise BrokenItem(f"{value} is neither a video nor an image by its suffix")
         if not os.path.isfile(os.path.join(folder, media)):

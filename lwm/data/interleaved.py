@@ -13,12 +13,13 @@ follow each other as they are: what should stand between two of them, a space or
     group       lines of one group are in one split; none: each line by itself
 """
 
-import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from lwm import json_text
 from lwm.data.inputs import SPLITS
 from lwm.errors import UserError
 
@@ -96,7 +97,7 @@ class _Line:
     def page(self, raw: bytes, min_similarity: float) -> tuple[Page, int]:
         """The page, and how many pictures are not similar enough. Raises UserError if it is none."""
         try:
-            line = json.loads(raw.decode("utf-8-sig"))
+            line = json_text.loads(raw)
         except ValueError as error:
             raise self._error("line", f"is not JSON ({error})", "write one object a line") from None
         if not isinstance(line, dict):
@@ -118,7 +119,7 @@ class _Line:
             shown, similarity = self._shown(field, image, len(texts))
             if similarity is not None and similarity < min_similarity:
                 dissimilar += 1
-            elif not shown.path.is_file():
+            elif not os.path.isfile(shown.path):
                 reason = f"{image['path']!r} does not exist"
                 self._broken(self._error(f"{field}.path", reason, "mend it or pass --skip_broken"))
             else:
@@ -154,6 +155,8 @@ class _Line:
         path, position, similarity = (image.get(name) for name in _OF_IMAGES)
         if not isinstance(path, str):
             raise self._error(f"{field}.path", f"{path!r} is no text", "give the name of a file")
+        if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == "..":
+            raise self._error(f"{field}.path", f"{path!r} lies outside of the folder", "put it there")
         if type(position) is not int or not 0 <= position <= texts:
             reason = f"{position!r} is outside of the {texts} texts"
             raise self._error(f"{field}.position", reason, f"use 0 to {texts}")

@@ -4,6 +4,7 @@ DATA/interleaved_pages/<source>/1.0.0         written and read without TensorFlo
 DATA/interleaved_pages/<source>/<split>.npy   int32 [documents, 2]: text tokens and pictures of each
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,11 @@ from lwm.errors import UserError
 
 MADE_BY = "python -m experiments.dreamllm_data"
 _VERSION = "1.0.0"
+# What NumPy writes ahead of int32 [documents, 2]. Its own reader takes a header for a piece of Python.
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '<i4', 'fortran_order': False, 'shape': \((\d{1,15}), 2\), \} *\n",
+    re.DOTALL,
+)
 
 
 class PageRecord(NamedTuple):
@@ -102,12 +108,18 @@ def pages(data_dir: epath.PathLike, source: str, split: str) -> Sequence[PageRec
 
 
 def page_sizes(data_dir: epath.PathLike, source: str, split: str) -> np.ndarray:
-    """Returns int32 [documents, 2]: text tokens and pictures of each document of a split, in their order."""
+    """Returns int32 [documents, 2]: text tokens and pictures of each document of a split, in their order.
+
+    Raises UserError if there is no such file, or one that `write_pages` did not write.
+    """
     path = _sizes_path(data_dir, source, split)
     if not path.exists():
         raise UserError(f"data: {path} does not exist; make it by {MADE_BY}")
-    with path.open("rb") as file:
-        return np.load(file)
+    content = path.read_bytes()
+    header = _HEADER.match(content)
+    if header is None or len(content) - header.end() != 8 * int(header[1]):
+        raise UserError(f"data: {path} is damaged; make the folder again by {MADE_BY}")
+    return np.frombuffer(content, "<i4", offset=header.end()).reshape(-1, 2)
 
 
 def _decode(record: dict) -> PageRecord:

@@ -7,12 +7,16 @@ prepare.json   what was asked of `python -m lwm.prepare`, written first, and wha
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated
 
 from etils import epath
 
 from lwm.errors import UserError
+from lwm.json_text import check_fields, read_block
+from lwm.limits import COUNT, SIZE
 
 MANIFEST, RECORD = "data.json", "prepare.json"
+_FIX = "make the folder again"
 
 
 @contextlib.contextmanager
@@ -82,8 +86,9 @@ def finished(
             raise UserError(f"output: {output} exists and holds no {name}; choose another folder")
         return None
     done = load(output)
+    asked = done.get("settings")
     for field, value in settings.items():
-        if (before := done.get("settings", {}).get(field)) != value:
+        if (before := asked.get(field) if isinstance(asked, dict) else None) != value:
             raise UserError(
                 f"{field}: {output} was made with {before!r}, not {value!r}; choose another --output"
             )
@@ -98,14 +103,22 @@ def load_manifest(data_dir: epath.PathLike) -> dict:
     tokens, bytes}}}), longest_text ({name: {tokens, name}}: the longest text beside a picture), frames
     ({split: count}), broken ([name, reason]).
 
-    Raises UserError if `data_dir` is not a finished data folder.
+    Raises UserError if `data_dir` is not a finished data folder, or if its data.json is none of ours.
     """
     path = epath.Path(data_dir) / MANIFEST
     if not path.exists():
         raise UserError(
             f"data: {data_dir} has no {MANIFEST}; make it by python -m lwm.prepare --output={data_dir}"
         )
-    return json.loads(path.read_text())
+    manifest = read_block(path, fix=_FIX)
+    needs = _FIELDS if manifest.get("sources") else ("tokenizer",)
+    check_fields(path, manifest, _FIELDS | _OF_CODES | _OTHERS, needs=needs)
+    if manifest.get("sources") and (gone := [name for name in _OF_CODES if name not in manifest]):
+        raise UserError(f"{path}: {gone[0]}: missing; {_FIX}")
+    for source, longest in manifest.get("longest_text", {}).items():
+        kinds = {"tokens": Annotated[int, COUNT], "name": str}
+        check_fields(path, longest, kinds, needs=kinds, within=f"longest_text.{source}.")
+    return manifest
 
 
 def open_record(output: epath.Path, settings: dict) -> dict:
@@ -119,7 +132,7 @@ def open_record(output: epath.Path, settings: dict) -> dict:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UserError(f"output: {output} exists and was not made by lwm.prepare; choose another folder")
         return {"settings": settings, "media": None, "broken": []}
-    record = json.loads(path.read_text())
+    record = load_record(output)
     for name, value in settings.items():
         before = record["settings"].get(name)
         if before == value or name == "input" or (name == "vqgan" and not (before and value)):
@@ -127,8 +140,42 @@ def open_record(output: epath.Path, settings: dict) -> dict:
         if name == "files":
             raise UserError(
                 f"input: the files of {settings['input']} are not those that {output} was made from "
-                f"({record['settings']['input']}); restore them or choose another --output"
+                f"({record['settings'].get('input')}); restore them or choose another --output"
             )
         raise UserError(f"{name}: {output} was made with {before!r}, not {value!r}; choose another --output")
-    record["settings"]["vqgan"] = settings["vqgan"] or record["settings"]["vqgan"]
+    record["settings"]["vqgan"] = settings["vqgan"] or record["settings"].get("vqgan")
     return record
+
+
+def load_record(output: epath.PathLike) -> dict:
+    """Returns what prepare.json says. Raises UserError if the file is none of ours."""
+    path = epath.Path(output) / RECORD
+    record = read_block(path, fix=_FIX)
+    check_fields(path, record, _RECORDED, needs=("settings", "broken"))
+    return {"media": None} | record
+
+
+_Ids = tuple[Annotated[int, COUNT], ...]
+_Counts = dict[str, Annotated[int, COUNT]]
+# What batches are made of; a folder of another kind has some of it. Null without a VQGAN: _OF_CODES.
+_FIELDS = {
+    "tokenizer": str,
+    "vocab_size": Annotated[int, SIZE],
+    "bos": Annotated[int, COUNT],
+    "eos": Annotated[int, COUNT],
+    "vision_start": _Ids,
+    "vision_end": _Ids,
+    "resolution": Annotated[int, COUNT],
+    "sources": dict[str, dict[str, _Counts]],
+    "longest_text": dict[str, dict],
+}
+_OF_CODES = {
+    "fps": Annotated[float, COUNT],
+    "codes": Annotated[int, SIZE],
+    "codes_per_frame": Annotated[int, SIZE],
+    "eof": Annotated[int, COUNT],
+    "eov": Annotated[int, COUNT],
+    "vqgan": str,
+}
+_OTHERS = {"frames": _Counts, "pages": dict[str, dict[str, _Counts]]}
+_RECORDED = {"settings": dict, "media": dict[str, _Counts], "broken": tuple}

@@ -213,7 +213,7 @@ def check_batch(
 
 
 def _check(manifest, split, mixture, context_length) -> None:
-    sources = manifest["sources"]
+    sources = manifest.get("sources", {})
     if not mixture or min(mixture.values()) < 0:
         raise UserError(
             f"mixture: {dict(mixture)} has no source of positive weight; give a share of {list(sources)}"

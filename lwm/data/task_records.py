@@ -9,17 +9,19 @@ What a record has to hold depends on the kind of its task:
 """
 
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
+from lwm import bounds
 from lwm.data import datasets
 from lwm.errors import UserError
+from lwm.json_text import check_fields, read_block
+from lwm.limits import COUNT, SIZE, Limits
 
 # Fields of a record that a kind of task reads, and the one that is learned, last.
 KINDS = {
@@ -27,6 +29,17 @@ KINDS = {
     "caption": ("image", "target"),
     "speech": ("waveform", "target"),
     "translate": ("source", "target"),
+}
+_FIELDS = {
+    **{name: Annotated[int, SIZE] for name in ("vocab_size", "resolution", "rate")},
+    **{name: Annotated[int, COUNT] for name in ("eos", "max_samples")},
+    "tasks": dict[str, dict],
+    "classes": tuple[str, ...],
+}
+_OF_TASKS = {
+    "kind": Annotated[str, Limits(choices=tuple(KINDS))],
+    **{name: Annotated[int, COUNT] for name in ("train", "heldout")},
+    **{name: dict[str, Annotated[int, COUNT]] for name in ("source", "target", "samples")},
 }
 MADE_BY = "python -m experiments.multimodel_data"
 TASKS_JSON = "tasks.json"
@@ -98,12 +111,16 @@ def load_tasks(data_dir: epath.PathLike) -> dict:
     reason), classes (labels, in the order of their numbers), vocab_size, eos, resolution, rate (samples a
     second), max_samples (of the longest waveform), damaged (what was skipped), python (version), settings.
 
-    Raises UserError if `data_dir` is not a finished folder of tasks.
+    Raises UserError if `data_dir` is not a finished folder of tasks, or if its tasks.json is none of ours.
     """
     path = epath.Path(data_dir) / TASKS_JSON
     if not path.exists():
         raise UserError(f"data: {data_dir} has no {TASKS_JSON}; make it by {MADE_BY} --output={data_dir}")
-    return json.loads(path.read_text())
+    found = read_block(path, fix=f"make the folder again by {MADE_BY}")
+    check_fields(path, found, _FIELDS, needs=_FIELDS)
+    for name, task in found["tasks"].items():
+        check_fields(path, task, _OF_TASKS, needs=_OF_TASKS, within=f"tasks.{name}.")
+    return found
 
 
 def check_modality(record: Record, task: str, kind: str) -> None:
@@ -127,9 +144,11 @@ def encode_png(image_RRC: np.ndarray) -> bytes:
 def decode_png(record: Record) -> np.ndarray:
     """Returns the image of a record, uint8 [R, R, 3]. Raises UserError naming it if its bytes are damaged."""
     try:
-        with Image.open(io.BytesIO(record.image)) as image:
+        with Image.open(io.BytesIO(record.image), formats=["PNG"]) as image:
+            if image.width * image.height > bounds.PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels")
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # whatever Pillow stumbles over
         reason = str(error).split("<", 1)[0].strip()
         raise UserError(f"image of sample {record.key!r} is damaged ({reason}); prepare it again") from None
 

@@ -1,7 +1,8 @@
 """The `tokenizer.json` of Hugging Face's `tokenizers`, as converted models bring it along."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -36,7 +37,9 @@ class JsonTokenizer:
         self.files = {"tokenizer.json": content}
         if settings:
             self.files["tokenizer_config.json"] = json.dumps(settings, indent=2, ensure_ascii=False).encode()
-        added = self._tokenizer.get_added_tokens_decoder()
+        if not self._tokenizer.get_vocab_size(with_added_tokens=True):
+            raise UserError(f"tokenizer: {name} has no tokens; give another file")
+        self._name, added = name, self._tokenizer.get_added_tokens_decoder()
         self.specials = {token.content: i for i, token in sorted(added.items()) if token.special}
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         end = self._find(settings.get("eos_token"), _ENDS)
@@ -52,14 +55,25 @@ class JsonTokenizer:
     def encode(self, text: str, specials: bool = False) -> list[int]:
         """Ids of the text; the names of control tokens in it are text like any other unless asked for."""
         self._tokenizer.encode_special_tokens = not specials
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with self._whole():
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`; control tokens are dropped, bytes that are no UTF-8 become U+FFFD."""
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+        with self._whole():
+            return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """The parts of a tokenizer are there, but they may not go together; only use shows it."""
+        try:
+            yield
+        except Exception as error:  # the package raises bare Exceptions
+            raise UserError(f"tokenizer: {self._name} cannot be used ({error}); give another file") from error
 
     def _find(self, named: Any, usual: Sequence[str]) -> int | None:
         """Id of the token that the settings name (a text, or a block with its text), or of a usual one."""
         named = named.get("content") if isinstance(named, Mapping) else named
-        found = (self._tokenizer.token_to_id(text) for text in ([named] if named else usual))
+        texts = [named] if named and isinstance(named, str) else usual
+        found = (self._tokenizer.token_to_id(text) for text in texts)
         return next((i for i in found if i is not None), None)

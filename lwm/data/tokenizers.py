@@ -12,13 +12,13 @@ what has no piece is spelled in bytes. All of them have
 """
 
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import sentencepiece
 from etils import epath
 
+from lwm import bounds, json_text
 from lwm.data.manifest import MANIFEST, load_manifest, write_whole
 from lwm.data.tokenizer_json import JsonTokenizer
 from lwm.errors import UserError
@@ -57,7 +57,7 @@ class SentencePieceTokenizer:
         self.files = {"tokenizer.model": model}
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             raise UserError(f"tokenizer: {name} is not a SentencePiece model; give a .model file") from None
         special = (self._pieces.unk_id(), self._pieces.bos_id(), self._pieces.eos_id())
         if special != (0, BOS, EOS):
@@ -145,6 +145,10 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
             f"tokenizer: {path} does not exist; give a tokenizer.json, a SentencePiece .model file or a "
             "folder that has one"
         )
+    if (size := path.stat().length) > bounds.TOKENIZER:
+        raise UserError(
+            f"tokenizer: {path} has {size} bytes, more than {bounds.TOKENIZER}; give another file"
+        )
     content = path.read_bytes()
     if not content.startswith(b"{"):
         return SentencePieceTokenizer(content, str(path))
@@ -165,7 +169,7 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, name: epath.PathLike
 
 def _settings(path: epath.Path) -> dict:
     try:
-        settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        settings = json_text.read(path) if path.exists() else {}
     except ValueError as error:
         raise UserError(f"tokenizer: {path} is no JSON ({error}); mend or remove it") from error
     return settings if isinstance(settings, dict) else {}

@@ -13,18 +13,29 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
+from lwm import bounds
+from lwm.errors import one_line
+
 VIDEO_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m1v", ".m2v", ".m4v", ".mkv"}
     | {".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 
+# A video is one file: FFmpeg also knows lists of other files and of addresses, which it would open.
+_ALONE = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,matroska,avi,flv,live_flv,asf,mpeg,mpegts,mpegvideo,m4v,ogg",
+}
 _LATE = 2  # frames that an edit list may hide
 _SLACK = 0.05  # of a sampling period: containers round 1/24 s and the like to their own ticks
 
 
 class BrokenMedia(Exception):
-    """A file that cannot be decoded; the text says why in a few words."""
+    """A file that cannot be decoded; the text says why in a few words, in one line."""
+
+    def __init__(self, reason: str):
+        super().__init__(one_line(reason))
 
 
 class View(NamedTuple):
@@ -66,10 +77,14 @@ def read_video(
     """
     kept, due, start = 0, 0, None
     try:
-        with av.open(path) as container:
+        with av.open(path, container_options=_ALONE) as container:
             if not container.streams.video:
                 raise BrokenMedia("has no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise BrokenMedia("has video in a form that is not known")
+            _check_pixels(stream.width, stream.height)
+            stream.codec_context.options = {"max_pixels": str(bounds.PIXELS)}
             stream.thread_type = "AUTO"
             rate, aspect = float(stream.average_rate or 25), float(stream.sample_aspect_ratio or 1)
             for number, frame in enumerate(container.decode(stream)):
@@ -83,8 +98,8 @@ def read_video(
                 if kept == max_frames:
                     return
                 due = math.floor(periods) + 1 if fps else 0
-    except av.FFmpegError as error:
-        raise BrokenMedia(f"cannot be decoded: {error.strerror or error}") from None
+    except (av.FFmpegError, ValueError, OverflowError, ZeroDivisionError) as error:
+        raise BrokenMedia(f"cannot be decoded: {getattr(error, 'strerror', '') or error}") from None
     if not kept:
         raise BrokenMedia("has no frame that can be decoded")
 
@@ -115,8 +130,15 @@ def even_frames(path: str, *, resolution: int, count: int) -> np.ndarray:
 
 def _announced(path: str) -> int:
     """Number of frames that the container says it has; 0 = it does not say."""
-    with av.open(path) as container:
+    with av.open(path, container_options=_ALONE) as container:
         return container.streams.video[0].frames
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > bounds.PIXELS:
+        raise BrokenMedia(
+            f"has {width} x {height} pixels; {bounds.PIXELS} at most can be read: make it smaller"
+        )
 
 
 def read_image(path: str, *, resolution: int, view: View = WHOLE) -> np.ndarray:
@@ -139,12 +161,15 @@ def open_on_white(path: str) -> Image.Image:
     """
     try:
         with Image.open(path) as opened:
+            _check_pixels(*opened.size)
             image = ImageOps.exif_transpose(opened)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except BrokenMedia:
+        raise
+    except Exception as error:  # whatever a plugin of Pillow stumbles over
         reason = str(error).replace(repr(path), "it").replace(path, "it")
         raise BrokenMedia(f"cannot be decoded: {reason}") from None
 
@@ -152,6 +177,9 @@ def open_on_white(path: str) -> Image.Image:
 def _square(frame: av.VideoFrame, resolution: int, aspect: float, view: View) -> np.ndarray:
     """A view of one decoded frame, whose pixels are `aspect` times as wide as high, as uint8 [R, R, 3]."""
     width, height = frame.width * aspect, frame.height
+    if not 1 / bounds.SHAPE <= width / height <= bounds.SHAPE:
+        raise BrokenMedia(f"is {width / height:.3g} times as wide as high; it is damaged")
+    _check_pixels(frame.width, frame.height)
     scale = resolution / (view.side * min(width, height))
     width, height = (max(resolution, round(side * scale)) for side in (width, height))
     how = "AREA" if scale < 1 else "BICUBIC"

@@ -1,10 +1,12 @@
 """Waveforms of WAV files, mono, at the rate that is asked for."""
 
+import os
 import wave
 from pathlib import Path
 
 import numpy as np
 
+from lwm import bounds
 from lwm.data.video import BrokenMedia
 
 _FULL = 2**15  # int16 holds [-1, 1) in steps of 1 / _FULL
@@ -13,14 +15,23 @@ _FULL = 2**15  # int16 holds [-1, 1) in steps of 1 / _FULL
 def read_wav(path: Path | str, *, rate: int) -> np.ndarray:
     """Returns a WAV file as int16 [n], the mean of its channels, at `rate` samples a second.
 
-    Raises BrokenMedia if the file is no PCM of 8 or 16 bits, is cut off or has no samples.
+    Raises BrokenMedia if the file is no PCM of 8 or 16 bits, is cut off, has no samples or more of them than
+    `bounds.SAMPLES`.
     """
     try:
         with wave.open(str(path)) as file:
             channels, width, given, announced = file.getparams()[:4]
-            content = file.readframes(announced)
-    except (OSError, EOFError, wave.Error) as error:
+            most = min(announced, os.path.getsize(path), bounds.SAMPLES // channels)
+            content = file.readframes(most)
+    except (OSError, EOFError, RuntimeError, wave.Error) as error:
         raise BrokenMedia(f"is no WAV that can be read ({error or 'it ends too early'})") from None
+    if given < 1:
+        raise BrokenMedia(f"has {given} samples a second; it is damaged")
+    if max(announced * channels, announced * rate // given) > bounds.SAMPLES:
+        raise BrokenMedia(
+            f"has {announced} samples in {channels} channels, {given} a second; "
+            f"{bounds.SAMPLES} at most can be read: cut it"
+        )
     if width not in (1, 2):
         raise BrokenMedia(f"has samples of {8 * width} bits; 8 and 16 can be read")
     if len(content) != announced * channels * width:

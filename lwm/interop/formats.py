@@ -1,10 +1,10 @@
 """Which format a file or a folder has, by what is in it; names and endings say nothing."""
 
-import json
 import zipfile
 
 from etils import epath
 
+from lwm import json_text
 from lwm.errors import UserError
 
 KNOWN = "a Hugging Face folder with safetensors, a GGUF file, a checkpoint that LWM released, or its VQGAN"
@@ -33,7 +33,7 @@ def recognise(source: epath.PathLike) -> str:
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "vqgan"
     # An array of two, the first an array of texts: the key of a tensor.
-    if start[:1] == b"\x92" and start[1:2] and 0x91 <= start[1] <= 0x9F and 0xA0 <= start[2] <= 0xDB:
+    if start[:1] == b"\x92" and len(start) > 2 and 0x91 <= start[1] <= 0x9F and 0xA0 <= start[2] <= 0xDB:
         return "lwm"
     raise UserError(f"source: {source} has no known format; give {KNOWN}")
 
@@ -43,7 +43,7 @@ def _folder(path: epath.Path) -> str:
     if "config.json" not in names:
         raise UserError(f"source: {path} has no config.json; give {KNOWN}")
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = json_text.read(path / "config.json")
     except ValueError as error:
         raise UserError(f"source: {path}/config.json is no JSON ({error}); fetch it again") from error
     if isinstance(config, dict) and {"experiment", "model", "stages"} <= config.keys():

@@ -1,14 +1,25 @@
 """The tokenizer inside a GGUF file, as the files that Hugging Face would keep it in."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 from etils import epath
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from lwm.errors import UserError
+from lwm.json_text import check_fields
+from lwm.limits import COUNT
 
 _CONTROL, _USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
+
+_KINDS = {
+    **{f"tokenizer.ggml.{name}": str for name in ("model", "pre")},
+    **{f"tokenizer.ggml.{name}": tuple[str, ...] for name in ("tokens", "merges")},
+    **{f"tokenizer.ggml.{name}_token_id": Annotated[int, COUNT] for name in ("bos", "eos")},
+    "tokenizer.ggml.token_type": tuple[int, ...],
+    "tokenizer.ggml.add_bos_token": bool,
+    "tokenizer.chat_template": str,
+}
 
 # How Llama 3 cuts text into words: contractions, letters, up to three digits, marks, line ends, spaces.
 _LLAMA_3 = (
@@ -26,20 +37,22 @@ def tokenizer_files(fields: dict[str, Any], source: epath.PathLike) -> dict[str,
     kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "default")
     if kind is None:
         return {}
-    if kind != "gpt2" or cut not in _WORDS:
+    if kind != "gpt2" or not isinstance(cut, str) or cut not in _WORDS:
         raise UserError(
             f"source: {source} has a tokenizer {kind!r} that cuts words like {cut!r}, which is not known; "
             "give the model's own tokenizer by --tokenizer"
         )
+    check_fields(source, fields, _KINDS, needs=("tokenizer.ggml.tokens", "tokenizer.ggml.merges"))
     pieces = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={piece: i for i, piece in enumerate(pieces)},
-            merges=merges,
-            ignore_merges=cut == "llama-bpe",
-        )
-    )
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    try:
+        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=cut == "llama-bpe"))
+    except Exception as error:  # the package raises bare Exceptions
+        raise UserError(
+            f"source: {source} has a tokenizer whose merges and tokens do not go together ({error}); "
+            "give the model's own tokenizer by --tokenizer"
+        ) from error
     tokenizer.pre_tokenizer = _WORDS[cut]()
     tokenizer.decoder = decoders.ByteLevel()
     types = fields.get("tokenizer.ggml.token_type", [])
@@ -51,8 +64,13 @@ def tokenizer_files(fields: dict[str, Any], source: epath.PathLike) -> dict[str,
     tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in by_type[_USER_DEFINED]])
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for name in ("bos", "eos"):
-        if f"tokenizer.ggml.{name}_token_id" in fields:
-            settings[f"{name}_token"] = pieces[fields[f"tokenizer.ggml.{name}_token_id"]]
+        number = fields.get(f"tokenizer.ggml.{name}_token_id")
+        if number is not None and number >= len(pieces):
+            raise UserError(
+                f"source: {source} has {name}_token_id {number}, but {len(pieces)} tokens; it is damaged"
+            )
+        if number is not None:
+            settings[f"{name}_token"] = pieces[number]
     settings["add_bos_token"] = bool(fields.get("tokenizer.ggml.add_bos_token", "bos_token" in settings))
     if "tokenizer.chat_template" in fields:
         settings["chat_template"] = fields["tokenizer.chat_template"]

@@ -7,6 +7,7 @@ bfloat16, float16 or float32. Biases and other kinds of scaling are refused by n
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from lwm import json_text
 from lwm.errors import UserError
 from lwm.interop import huggingface_config, safetensors_file
 from lwm.interop.assembly import match, read_params
@@ -50,7 +52,7 @@ def read(source: epath.PathLike, *, mesh: Mesh | None = None, dtype: Any = None)
         "lwm",
         config,
         read_params(parts, config, mesh, dtype),
-        int(description.get("max_position_embeddings", 2048)),
+        huggingface_config.context_length(description, folder),
         {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).exists()},
     )
 
@@ -152,11 +154,13 @@ def _index(folder: epath.Path) -> dict[str, FileTensor]:
     """All tensors of the folder: of the files that its index names, else of the single file."""
     if not (folder / _INDEX).exists():
         files = sorted(folder.glob("*.safetensors"))
-        one = folder / "model.safetensors" if len(files) > 1 else files[0]
+        one = files[0] if len(files) == 1 else folder / "model.safetensors"
         if not one.exists():
             raise UserError(f"source: {folder} has several .safetensors but no {_INDEX}; fetch that too")
         return safetensors_file.index(one)
-    where = _json(folder / _INDEX).get("weight_map", {})
+    where = _json(folder / _INDEX).get("weight_map")
+    if not isinstance(where, dict) or not all(map(_is_file_name, where.values())):
+        raise UserError(f"source: {folder}/{_INDEX} names no files beside it in weight_map; fetch it again")
     found = {}
     for name in sorted(set(where.values())):
         if not (folder / name).exists():
@@ -166,13 +170,20 @@ def _index(folder: epath.Path) -> dict[str, FileTensor]:
 
 
 def _json(path: epath.Path) -> dict:
+    if not path.exists():
+        raise UserError(f"source: {path} does not exist; fetch it too")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json_text.read(path)
     except ValueError as error:
         raise UserError(f"source: {path} is no JSON ({error}); fetch it again") from error
     if not isinstance(value, dict):
         raise UserError(f"source: {path} is no block of fields; fetch it again")
     return value
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether it names a file in the folder itself, none above or below."""
+    return isinstance(name, str) and bool(re.fullmatch(r"[\w-][\w.-]{0,200}", name))
 
 
 def _write_json(path: epath.Path, value: dict) -> None:

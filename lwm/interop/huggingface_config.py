@@ -22,22 +22,30 @@ def parse(description: dict, folder: epath.Path) -> TransformerConfig:
     for field in ("attention_bias", "mlp_bias"):
         if description.get(field):
             raise UserError(f"source: {folder} has {field}; a Llama here has no biases")
-    heads, width = (_entry(description, name, folder) for name in ("num_attention_heads", "hidden_size"))
     rope = description.get("rope_parameters") or description.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise UserError(f"source: {folder}/config.json has {rope!r} to scale rotations by; fetch it again")
+    heads, width = (_number(description, name, folder) for name in ("num_attention_heads", "hidden_size"))
+    theta = _number(description, "rope_theta", folder, float, 10_000.0)
     return TransformerConfig(
-        vocab_size=_entry(description, "vocab_size", folder),
+        vocab_size=_number(description, "vocab_size", folder),
         vision_vocab_size=0,
         width=width,
-        ffn=_entry(description, "intermediate_size", folder),
-        layers=_entry(description, "num_hidden_layers", folder),
+        ffn=_number(description, "intermediate_size", folder),
+        layers=_number(description, "num_hidden_layers", folder),
         heads=heads,
-        kv_heads=description.get("num_key_value_heads") or heads,
-        head_dim=description.get("head_dim") or width // heads,
-        rope_theta=float(rope.get("rope_theta") or description.get("rope_theta") or 10_000.0),
-        norm_eps=float(description.get("rms_norm_eps", 1e-6)),
+        kv_heads=_number(description, "num_key_value_heads", folder, int, heads),
+        head_dim=_number(description, "head_dim", folder, int, width // max(heads, 1)),
+        rope_theta=_number(rope, "rope_theta", folder, float, theta),
+        norm_eps=_number(description, "rms_norm_eps", folder, float, 1e-6),
         tied=bool(description.get("tie_word_embeddings", False)),
         **_scaling(rope, description, folder),
     )
+
+
+def context_length(description: dict, folder: epath.Path) -> int:
+    """Tokens that the model was made for. Raises UserError if they are no whole number."""
+    return _number(description, "max_position_embeddings", folder, int, 2048)
 
 
 def _scaling(rope: dict, description: dict, folder: epath.Path) -> dict:
@@ -46,12 +54,12 @@ def _scaling(rope: dict, description: dict, folder: epath.Path) -> dict:
         return {}
     if kind != "llama3":
         raise UserError(f"source: {folder} scales rotations by {kind!r}; only 'llama3' can be imported")
-    length = description.get("max_position_embeddings", 2048)
+    length = context_length(description, folder)
     return {
-        "rope_factor": float(_entry(rope, "factor", folder)),
-        "rope_low": float(_entry(rope, "low_freq_factor", folder)),
-        "rope_high": float(_entry(rope, "high_freq_factor", folder)),
-        "rope_original": int(rope.get("original_max_position_embeddings") or length),
+        "rope_factor": _number(rope, "factor", folder, float),
+        "rope_low": _number(rope, "low_freq_factor", folder, float),
+        "rope_high": _number(rope, "high_freq_factor", folder, float),
+        "rope_original": _number(rope, "original_max_position_embeddings", folder, int, length),
     }
 
 
@@ -92,7 +100,15 @@ def describe(config: TransformerConfig, context_length: int) -> dict:
     }
 
 
-def _entry(block: dict, name: str, folder: epath.Path) -> Any:
-    if name not in block:
+def _number(
+    block: dict, name: str, folder: epath.Path, kind: type = int, otherwise: float | None = None
+) -> Any:
+    """A field as a number of a kind; what else it is if it is not there, or null or 0."""
+    value = block.get(name) or otherwise
+    if value is None:
         raise UserError(f"source: {folder}/config.json has no {name}; it is incomplete or no Llama")
-    return block[name]
+    if isinstance(value, bool) or not isinstance(value, int | kind) or not abs(value) < 2**63:
+        raise UserError(
+            f"source: {folder}/config.json has {name} {value!r}, no {kind.__name__}; fetch it again"
+        )
+    return kind(value)

@@ -24,6 +24,7 @@ from lwm.interop.stored import FileTensor
 from lwm.models.sizes import TransformerConfig
 
 _STACKED = "transformer/h/scan_decoder/"
+_LAYERS = 1024  # more than any model has
 _HEAD = 128  # of all sizes of Llama from 7B on
 
 
@@ -72,7 +73,7 @@ def _layers(found: dict[str, FileTensor]) -> dict[str, FileTensor]:
     """Stacked layers by their numbers, as if each were a tensor of its own."""
     split = {}
     for name, tensor in found.items():
-        if name.startswith(_STACKED):
+        if name.startswith(_STACKED) and tensor.shape and tensor.nbytes and tensor.shape[0] <= _LAYERS:
             rest = name.removeprefix(_STACKED)
             split |= {f"transformer/h/{i}/{rest}": tensor[i] for i in range(tensor.shape[0])}
         else:
@@ -81,9 +82,13 @@ def _layers(found: dict[str, FileTensor]) -> dict[str, FileTensor]:
 
 
 def _config(found: dict[str, FileTensor], source: str, heads: int, theta: float) -> TransformerConfig:
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str) -> tuple[int, int]:
         if name not in found:
             raise UserError(f"source: {source} has no tensor {name}; it is incomplete or no LWM")
+        if len(found[name].shape) != 2:
+            raise UserError(
+                f"source: {source} has {name} of shape {found[name].shape}, no matrix; it is no LWM"
+            )
         return found[name].shape
 
     vocab_size, width = shape("transformer/wte/embedding")
@@ -92,17 +97,18 @@ def _config(found: dict[str, FileTensor], source: str, heads: int, theta: float)
         raise UserError(f"heads: {source} has width {width}, no multiple of {_HEAD}; give their number")
     heads = heads or width // _HEAD
     columns = shape("transformer/h/0/attention/wq/kernel")[-1]
-    if columns % heads or shape("transformer/h/0/attention/wk/kernel")[-1] * heads % columns:
+    keys = shape("transformer/h/0/attention/wk/kernel")[-1]
+    if not heads or not columns or columns % heads or keys * heads % columns:
         raise UserError(f"heads: {heads} do not divide the {columns} columns of the queries of {source}")
     head_dim = columns // heads
     return TransformerConfig(
         vocab_size=vocab_size,
-        vision_vocab_size=found["transformer/vte/embedding"].shape[0] if found.keys() >= _VISION else 0,
+        vision_vocab_size=shape("transformer/vte/embedding")[0] if found.keys() >= _VISION else 0,
         width=width,
         ffn=shape("transformer/h/0/feed_forward/w1/kernel")[-1],
         layers=len(numbers),
         heads=heads,
-        kv_heads=shape("transformer/h/0/attention/wk/kernel")[-1] // head_dim,
+        kv_heads=keys // head_dim,
         head_dim=head_dim,
         rope_theta=float(theta),
         norm_eps=1e-6,

@@ -97,12 +97,12 @@ def _config(found: dict[str, np.ndarray], resolution: int, source: epath.PathLik
     """Its size, read off the shapes."""
 
     def width(name: str) -> int:
-        return _get(found, f"{name}/kernel", source).shape[-1]
+        return _get(found, f"{name}/kernel", source, axes=4).shape[-1]
 
     def count(pattern: str) -> int:
         return len({match.group() for name in found if (match := re.match(pattern, name))})
 
-    codes, code_channels = _get(found, "quantize/embeddings", source).shape
+    codes, code_channels = _get(found, "quantize/embeddings", source, axes=2).shape
     channels, levels = width("encoder/Conv_0"), count(r"encoder/DownsamplingBlock_\d+/")
     widths = [width(f"encoder/DownsamplingBlock_{level}/ResnetBlock_0/Conv_0") for level in range(levels)]
     return VQGANConfig(
@@ -116,7 +116,10 @@ def _config(found: dict[str, np.ndarray], resolution: int, source: epath.PathLik
     )
 
 
-def _get(found: dict[str, np.ndarray], name: str, source: epath.PathLike) -> np.ndarray:
+def _get(found: dict[str, np.ndarray], name: str, source: epath.PathLike, axes: int = 0) -> np.ndarray:
+    """The array of this name; axes: how many it must have, 0 = any number."""
     if name not in found:
         raise UserError(f"source: {source} has no array {name}; it is incomplete or another VQGAN")
+    if axes and (found[name].ndim != axes or not found[name].size):
+        raise UserError(f"source: {source} has {name} of shape {found[name].shape}; it is another VQGAN")
     return found[name]

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from lwm import bounds, json_text
 from lwm.errors import UserError
 from lwm.interop.stored import FileTensor
 
 _LENGTH = 8  # bytes of the number that a file begins with
+_AXES = 8  # of a tensor, at most
 _TYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -34,26 +36,38 @@ def index(path: epath.Path) -> dict[str, FileTensor]:
     size = path.stat().length
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH), "little")
-        text = file.read(length) if length <= size - _LENGTH else b""
+        text = file.read(length) if length <= min(size - _LENGTH, bounds.HEADER) else b""
     try:
-        header = json.loads(text)
+        header = json_text.loads(text)
         header.pop("__metadata__", None)
-        entries = {name: (e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in header.items()}
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        entries = {name: _entry(**entry) for name, entry in header.items()}
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"source: {path} is cut short or damaged in its header; fetch it again") from error
     found, start = {}, _LENGTH + length
-    for name, (kind, shape, first, last) in entries.items():
+    for name, (kind, shape, (first, last)) in entries.items():
         if kind not in _TYPES:
             raise UserError(
                 f"source: {path} keeps {name} in {kind}; only {', '.join(_TYPES)} can be imported"
             )
         dtype = _TYPES[kind]
-        if last - first != math.prod(shape) * dtype.itemsize:
+        if len(shape) > _AXES or last - first != math.prod(shape) * dtype.itemsize:
             raise UserError(f"source: {path} is damaged: {name} has the wrong length; fetch it again")
         if start + last > size:
             raise UserError(f"source: {path} is cut short: {name} ends behind its end; fetch it again")
         found[name] = FileTensor(path, shape, dtype, ((start + first, last - first),))
+    if sum(tensor.nbytes for tensor in found.values()) > size - start:
+        raise UserError(f"source: {path} is damaged: its tensors overlap; fetch it again")
     return found
+
+
+def _entry(*, dtype: str, shape: list, data_offsets: list) -> tuple[str, tuple[int, ...], tuple[int, int]]:
+    """What a header says of a tensor. Raises ValueError or TypeError if it is not of this form."""
+    first, last = data_offsets
+    if not isinstance(dtype, str) or not all(
+        type(size) is int and size >= 0 for size in (*shape, first, last)
+    ):
+        raise ValueError("a type is no text, or a size no whole number")
+    return dtype, tuple(shape), (first, last)
 
 
 def write(

@@ -17,6 +17,7 @@ from lwm.errors import UserError
 from lwm.interop.stored import FileTensor
 
 _ARRAY = 1  # flax's extension type of an array; others are scalars and complex numbers
+_AXES = 8  # of a tensor, at most
 _CHUNKED = "__msgpack_chunked_array__"
 _TYPES = {
     "bfloat16": np.dtype(jnp.bfloat16),
@@ -75,7 +76,7 @@ def _tensor(reader: "_Reader", path: epath.Path) -> FileTensor | None:
     for _ in range(length):
         field = reader.text()
         if field == "shape":
-            sizes = {reader.text(): reader.number() for _ in range(reader.expect("map"))}
+            sizes = {reader.text(): reader.size() for _ in range(reader.expect("map"))}
             shape = tuple(sizes[str(axis)] for axis in range(len(sizes)))
         elif field == "chunks":
             for _ in range(reader.expect("map")):
@@ -97,7 +98,7 @@ def _array(reader: "_Reader", path: epath.Path) -> FileTensor | None:
     if reader.extension != _ARRAY:
         return None
     reader.expect("array", 3)
-    shape = tuple(reader.number() for _ in range(reader.expect("array")))
+    shape = tuple(reader.size() for _ in range(reader.expect("array")))
     dtype = _TYPES.get(reader.text())
     length = reader.expect("binary")
     extent = (reader.position, length)
@@ -107,6 +108,8 @@ def _array(reader: "_Reader", path: epath.Path) -> FileTensor | None:
 
 def _checked(tensor: FileTensor) -> FileTensor:
     held = sum(length for _, length in tensor.pieces)
+    if len(tensor.shape) > _AXES:
+        raise ValueError(f"shape {tensor.shape} has more than {_AXES} axes")
     if held != tensor.nbytes:
         raise ValueError(f"shape {tensor.shape} needs {tensor.nbytes} bytes, there are {held}")
     return tensor
@@ -126,6 +129,8 @@ class _Reader:
         self.position = position
 
     def take(self, count: int) -> bytes:
+        if self.position + count > self._size:  # before so much is made room for
+            raise EOFError
         data = self._file.read(count)
         if len(data) < count:
             raise EOFError
@@ -167,8 +172,11 @@ class _Reader:
             raise ValueError(f"found {kind} where text should be")
         return self.take(length).decode("utf-8")
 
-    def number(self) -> int:
-        return int(self.expect("number"))
+    def size(self) -> int:
+        size = self.expect("number")
+        if not isinstance(size, int) or size < 0:
+            raise ValueError(f"found a size of {size}")
+        return size
 
     def _unpack(self, form: str):
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]

@@ -5,7 +5,6 @@ and the samplers.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +21,7 @@ from lwm.generation.loop import generate
 from lwm.generation.modality import Grammar
 from lwm.generation.sampler import Sampling
 from lwm.generation.text_stream import TextStream
+from lwm.json_text import check_fields, read_block
 from lwm.parallel.mesh import make_mesh
 from lwm.systems import MODELS, build_model
 from lwm.training.checkpoints import load_params
@@ -98,7 +98,12 @@ def load(
 def model_name(workdir: epath.PathLike) -> str | None:
     """Of MODELS, what the workdir holds, from its config alone; None if there is no config."""
     path = epath.Path(workdir) / "config.json"
-    return (json.loads(path.read_text()) if path.exists() else {}).get("model", {}).get("name")
+    if not path.exists():
+        return None
+    config = read_block(path, fix="give a folder that python -m lwm.train has filled")
+    check_fields(path, config, {"model": dict})
+    check_fields(path, config.get("model") or {}, {"name": str}, within="model.")
+    return (config.get("model") or {}).get("name")
 
 
 def _kind(workdir: epath.PathLike) -> Any:

@@ -13,6 +13,7 @@ import errno
 import functools
 import json
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import checkpoint_managers as policies
 
 from lwm.errors import UserError
+from lwm.json_text import check_fields, read_block
 from lwm.parallel import sharding
 from lwm.training.decision import exchange
 from lwm.training.recovery import saved_steps, whole_step
@@ -126,7 +128,15 @@ class _Manager(ocp.CheckpointManager):
 
 
 def stage_folder(workdir: epath.PathLike, index: int, name: str) -> epath.Path:
-    """WORKDIR/stages/<index>_<name>, absolute, as Orbax wants it."""
+    """WORKDIR/stages/<index>_<name>, absolute, as Orbax wants it.
+
+    Raises:
+      UserError: the name would lead out of the workdir.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise UserError(
+            f"workdir: {workdir} has a stage {name!r}; a name has letters, digits, _, - and . alone"
+        )
     workdir = epath.Path(workdir)
     return (workdir if "://" in str(workdir) else workdir.absolute()) / "stages" / f"{index}_{name}"
 
@@ -213,7 +223,9 @@ def load_params(
         raise UserError(
             f"workdir: {workdir} holds no config.json; give a folder that python -m lwm.train has filled"
         )
-    names = list(json.loads((workdir / "config.json").read_text()).get("stages", {}))
+    written = read_block(workdir / "config.json", fix="give a folder that python -m lwm.train has filled")
+    check_fields(workdir / "config.json", written, {"stages": dict[str, dict]})
+    names = list(written.get("stages") or {})
     if stage is not None and stage not in names:
         raise UserError(f"stage: {stage!r} is not in {workdir}; choose from {', '.join(names)}")
     name = stage or latest_stage(workdir, names)

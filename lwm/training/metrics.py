@@ -7,6 +7,8 @@ from typing import Any
 
 from etils import epath
 
+from lwm import json_text
+
 Metrics = dict[str, Any]
 
 
@@ -56,14 +58,14 @@ class MetricsLog:
         """
         if not self.path.exists():
             return 0.0
-        text = self.path.read_text()
+        text = self.path.read_bytes()
         rows = [row for line in text.splitlines() if (row := _parse(line)) is not None]
         earlier = set(earlier_stages)
         rows = [
             row for row in rows if row["stage"] in earlier or row["stage"] == stage and row["step"] <= step
         ]
         kept = "".join(json.dumps(row) + "\n" for row in rows)
-        if kept != text:
+        if kept.encode() != text:
             temporary = self.path.parent / (self.path.name + ".tmp")
             temporary.write_text(kept)
             temporary.replace(self.path)
@@ -73,13 +75,14 @@ class MetricsLog:
 def read_rows(path: os.PathLike | str) -> list[Metrics]:
     """All complete rows of a metrics.jsonl; empty if there is none yet."""
     path = epath.Path(path)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     return [row for line in lines if (row := _parse(line)) is not None]
 
 
-def _parse(line: str) -> Metrics | None:
+def _parse(line: bytes) -> Metrics | None:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
+        row = json_text.loads(line)
+    except ValueError:
         return None  # the line that was being written when the power went
-    return row if isinstance(row, dict) and {"stage", "step"} <= row.keys() else None
+    ours = isinstance(row, dict) and isinstance(row.get("stage"), str) and isinstance(row.get("step"), int)
+    return row if ours and isinstance(row.get("seconds", 0.0), int | float) else None

@@ -10,7 +10,9 @@ from typing import Any
 
 from etils import epath
 
+from lwm import json_text
 from lwm.errors import UserError
+from lwm.json_text import check_fields
 from lwm.limits import suggest
 from lwm.training.checkpoints import latest_stage, latest_step, stage_folder
 from lwm.training.stages import Axes, Stage
@@ -121,11 +123,12 @@ def read_config(workdir: epath.PathLike) -> dict:
     """
     path = epath.Path(workdir) / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json_text.read(path)
     except ValueError:
         config = None
     if not isinstance(config, dict) or not {"experiment", "model", "stages"} <= config.keys():
         raise UserError(f"workdir: {path} was not written by lwm.train; choose another folder")
+    check_fields(path, config, {"model": dict, "stages": dict[str, dict]}, needs=("model", "stages"))
     return config
 
 

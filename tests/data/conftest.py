@@ -34,6 +34,8 @@ BROKEN_LINES = {
     '{"text": "x", "split": "test"}': "split 'test'",
     '{"video": "videos/long.mp4", "split": "heldout"}': "is not that of lines.jsonl:1",
     '{"text": 5}': "text 5 is not text",
+    '{"video": "../a.mp4"}': "../a.mp4 lies outside of the folder",
+    '{"image": "/a.png"}': "/a.png lies outside of the folder",
     '{"image": "lines.jsonl"}': "neither a video nor an image",
 }
 

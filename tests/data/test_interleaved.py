@@ -110,6 +110,13 @@ WRONG = [
         {"texts": ["x"], "images": [image("none.png", 0)]},
         "images[0].path: 'none.png' does not exist; mend it",
     ),
+    *(
+        (
+            {"texts": ["x"], "images": [image(path, 0)]},
+            f"images[0].path: {path!r} lies outside of the folder; put it there",
+        )
+        for path in ("../red.png", "a/../../red.png", "/red.png")
+    ),
     (
         {"texts": ["x"], "images": [image("red.png", 2)]},
         "images[0].position: 2 is outside of the 1 texts; use 0",

@@ -182,3 +182,29 @@ def test_a_file_with_sound_alone_has_no_frames(tmp_path):
         container.mux(stream.encode())
     with pytest.raises(BrokenMedia, match="has no video stream"):
         even_frames(str(tmp_path / "sound.mp4"), resolution=8, count=4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile://{}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {}\n",
+    ],
+)
+def test_a_list_of_other_files_is_no_video(tmp_path, ramp, text):
+    """FFmpeg knows such lists by their content, and would open what they name."""
+    (tmp_path / "ramp.mp4").write_bytes(ramp.read_bytes())
+    for name in ("ramp.mp4", ramp):
+        (tmp_path / "list.mp4").write_text(text.format(name))
+        with pytest.raises(BrokenMedia, match="cannot be decoded"):
+            levels(tmp_path / "list.mp4")
+
+
+def test_pictures_of_too_many_pixels_are_not_decoded(tmp_path, ramp, monkeypatch):
+    Image.new("RGB", (9, 8)).save(tmp_path / "x.png")
+    monkeypatch.setattr("lwm.bounds.PIXELS", 71)
+    with pytest.raises(BrokenMedia, match="9 x 8 pixels; 71 at most can be read"):
+        read_image(str(tmp_path / "x.png"), resolution=8)
+    with pytest.raises(BrokenMedia, match="pixels; 71 at most can be read"):
+        levels(ramp)

@@ -9,10 +9,12 @@ and values are left out, as words are in the linearised trees of Vinyals et al. 
 import ast
 import hashlib
 import sysconfig
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from lwm import bounds
 from lwm.data.task_records import Record
 from lwm.data.task_sources.reading import Reading
 from lwm.errors import UserError
@@ -36,16 +38,14 @@ def read_expressions(reading: Reading) -> Iterator[Record]:
     # In the order of a hash, so that the first expressions of a tree come from all over the library.
     for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest()):
         try:
-            module = ast.parse((root / name).read_bytes())
-        except (SyntaxError, ValueError) as error:
+            found = list(_sources_and_trees((root / name).read_bytes()))
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reading.damaged(UserError(f"sources: {root / name} is not Python ({error}); pass --skip_damaged"))
             continue
-        for expression in _expressions(module):
-            text = ast.unparse(expression)
-            if text in seen or "\n" in text or not SHORTEST <= len(text) <= LONGEST or not text.isascii():
+        for text, tree in found:
+            if text in seen:
                 continue
             seen.add(text)
-            tree = linearise(expression)
             alike[tree] += 1
             if alike[tree] <= MOST_ALIKE:
                 yield Record(key=f"expression:{len(seen)}", base=f"file:{name}", source=text, target=tree)
@@ -58,6 +58,18 @@ def linearise(node: ast.AST) -> str:
     children = [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr_context)]
     kind = type(node).__name__
     return f"({' '.join((kind, *map(linearise, children)))})" if children else kind
+
+
+def _sources_and_trees(content: bytes) -> Iterator[tuple[str, str]]:
+    """Expressions of a file that may be samples, as they are written, and their trees."""
+    if len(content) > bounds.EXPRESSIONS:
+        raise ValueError(f"{len(content)} bytes are more than {bounds.EXPRESSIONS}")
+    with warnings.catch_warnings(action="ignore"):  # about code that is not ours
+        module = ast.parse(content)
+    for expression in _expressions(module):
+        text = ast.unparse(expression)
+        if "\n" not in text and SHORTEST <= len(text) <= LONGEST and text.isascii():
+            yield text, linearise(expression)
 
 
 def _expressions(module: ast.Module) -> Iterator[ast.expr]:

@@ -57,7 +57,7 @@ def _names(path: Path, reading: Reading) -> dict[str, tuple[str, str]]:
     """Base and name by key; nothing if the file is damaged and that may be."""
     try:
         root = ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
         reason = f"sources: {path} cannot be read ({error}); fetch it again or pass --skip_damaged"
         reading.damaged(UserError(reason))
         return {}

@@ -1,10 +1,13 @@
 """Asterisk's English prompts, spoken by one voice, with what she says."""
 
 import gzip
+import io
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from lwm import bounds
 from lwm.data.task_records import Record
 from lwm.data.task_sources.reading import Reading, one_line
 from lwm.data.video import BrokenMedia
@@ -41,10 +44,12 @@ def transcripts(listing: Path, reading: Reading) -> dict[str, str]:
     """Returns what is said by name of the prompt, from lines "name: text"; comments begin with ";"."""
     content = listing.read_bytes()
     try:
-        lines = (
-            (gzip.decompress(content) if listing.suffix == ".gz" else content).decode("utf-8").splitlines()
-        )
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        if listing.suffix == ".gz":
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(bounds.UNPACKED + 1)
+        if len(content) > bounds.UNPACKED:
+            raise OSError(f"unpacked it is more than {bounds.UNPACKED} bytes")
+        lines = content.decode("utf-8").splitlines()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reading.damaged(UserError(f"sources: {listing} cannot be read ({error}); fetch it again"))
         return {}
     pairs = (line.partition(":") for line in lines if not line.startswith(";"))

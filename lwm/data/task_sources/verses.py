@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from lwm import bounds
 from lwm.data.task_records import Record
 from lwm.data.task_sources.reading import Reading, one_line
 from lwm.errors import UserError
@@ -52,9 +53,14 @@ def _unpack(folder: Path, testament: str) -> Iterator[tuple[int, str]]:
     starts, verses, packed = (
         (folder / f"{testament}.{suffix}").read_bytes() for suffix in ("bzs", "bzv", "bzz")
     )
+    places = list(struct.iter_unpack("<III", starts))
+    if sum(unpacked for _, _, unpacked in places) > bounds.UNPACKED:
+        raise OSError(f"unpacked it is more than {bounds.UNPACKED} bytes")
     blocks = [
-        zlib.decompress(packed[start : start + length]) if length else b""
-        for start, length, _ in struct.iter_unpack("<III", starts)
+        zlib.decompressobj().decompress(packed[start : start + length], unpacked)
+        if length and unpacked
+        else b""
+        for start, length, unpacked in places
     ]
     for number, (block, start, length) in enumerate(struct.iter_unpack("<IIH", verses)):
         if length:
