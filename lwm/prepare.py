@@ -29,6 +29,12 @@ VIEWS = flags.DEFINE_integer(
     "views", 1, "Versions of each training picture: itself, the others random crops.", lower_bound=1
 )
 VQGAN = flags.DEFINE_string("vqgan", None, "Workdir of the VQGAN that encodes the pictures.")
+BEAM_RUNNER = flags.DEFINE_string(
+    "beam_runner", None, "Prepare on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner or SparkRunner."
+)
+BEAM_OPTIONS = flags.DEFINE_multi_string(
+    "beam_options", [], "name=value, an option of Beam's or its runner's; may be given again for others."
+)
 SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents and the crops of --views.")
 
 
@@ -64,7 +70,9 @@ def bar(items, label, total, unit):
 def main():
     from lwm.data.preparation import prepare
     from lwm.data.progress import lines
+    from lwm.data.workers import check_workers
 
+    workers = check_workers(BEAM_RUNNER.value, BEAM_OPTIONS.value)
     if VQGAN.value:
         start_devices()
     done = prepare(
@@ -82,6 +90,7 @@ def main():
         vqgan=VQGAN.value,
         load_encoder=load_encoder,
         track=bar if sys.stderr.isatty() else lines,
+        workers=workers,
     )
     for name, reason in done["broken"]:
         print(f"broken: {name} {reason}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Items become Documents: text through the tokenizer, pictures as codes, one TFDS data set a source."""
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from lwm.data.fields import VISION
 from lwm.data.inputs import SPLITS, Item, read_parts
 from lwm.data.progress import Track
 from lwm.data.tokenizers import Tokenizer
+from lwm.data.workers import Recipe, Workers
 
 
 def fitting(
@@ -44,6 +46,7 @@ def store_documents(
     tokenizer: Tokenizer,
     codes: int,
     track: Track,
+    workers: Workers | None = None,
 ) -> None:
     """Writes the Documents of `source`, unless they are there.
 
@@ -52,29 +55,36 @@ def store_documents(
     """
     if datasets.documents_dir(output, source).exists():
         return
-    by_split = {
-        split: [item for item in items if split in (counts[item.media] if item.media else (item.split,))]
-        for split in SPLITS
-    }
-
-    def records(split: str) -> Iterator[dict]:
-        for item in track(by_split[split], f"{source} ({split})", len(by_split[split]), "documents"):
-            texts = read_parts(folder, item)
-            parts = {name: np.asarray(tokenizer.encode(text), np.int32) for name, text in texts.items()}
-            if item.has_vision:
-                parts[VISION] = media.frame_tokens(media.load_codes(output, item.media, split), codes)
-            document = datasets.Document(
-                names=tuple(parts),
-                tokens=np.concatenate(list(parts.values())),
-                lengths=np.asarray([len(ids) for ids in parts.values()], np.int32),
-                vision=np.asarray([name == VISION for name in parts]),
-                fields=item.fields,
-                bytes=sum(len(text.encode("utf-8")) for text in texts.values()),
+    recipes = {}
+    for split in SPLITS:
+        mine = [item for item in items if split in (counts[item.media] if item.media else (item.split,))]
+        if mine:
+            make = functools.partial(
+                _records, folder=folder, output=output, split=split, tokenizer=tokenizer, codes=codes
             )
-            yield datasets.record_of(document)
+            shown = functools.partial(track, label=f"{source} ({split})", total=len(mine), unit="documents")
+            recipes[split] = Recipe(mine, make, shown=shown)
+    datasets.write_documents(output, source, recipes, workers=workers)
 
-    makers = {split: lambda split=split: records(split) for split, mine in by_split.items() if mine}
-    datasets.write_documents(output, source, makers)
+
+def _records(
+    item: Item, *, folder: str, output: epath.Path, split: str, tokenizer: Tokenizer, codes: int
+) -> Iterator[dict]:
+    """The one record of an item."""
+    texts = read_parts(folder, item)
+    parts = {name: np.asarray(tokenizer.encode(text), np.int32) for name, text in texts.items()}
+    if item.has_vision:
+        parts[VISION] = media.frame_tokens(media.load_codes(output, item.media, split), codes)
+    yield datasets.record_of(
+        datasets.Document(
+            names=tuple(parts),
+            tokens=np.concatenate(list(parts.values())),
+            lengths=np.asarray([len(ids) for ids in parts.values()], np.int32),
+            vision=np.asarray([name == VISION for name in parts]),
+            fields=item.fields,
+            bytes=sum(len(text.encode("utf-8")) for text in texts.values()),
+        )
+    )
 
 
 def count_documents(output: epath.Path, source: str) -> dict:

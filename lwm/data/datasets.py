@@ -12,17 +12,18 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from lwm.data.workers import Recipe, Workers, examples
 from lwm.errors import UserError
 
 _VERSION = "1.0.0"
-Records = dict[str, Callable[[], Iterator[dict]]]
+Recipes = dict[str, Recipe]  # by split
 
 
 class Frames(tfds.core.GeneratorBasedBuilder):
@@ -30,8 +31,8 @@ class Frames(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(_VERSION)
 
-    def __init__(self, *, records: Records, resolution: int, **keywords):
-        self._records, self._resolution = records, resolution
+    def __init__(self, *, recipes: Recipes, workers: Workers | None, resolution: int, **keywords):
+        self._recipes, self._workers, self._resolution = recipes, workers, resolution
         super().__init__(**keywords)
 
     def _info(self):
@@ -42,10 +43,10 @@ class Frames(tfds.core.GeneratorBasedBuilder):
         return dataset_info(self, features)
 
     def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(records) for split, records in self._records.items()}
+        return {split: self._generate_examples(recipe) for split, recipe in self._recipes.items()}
 
-    def _generate_examples(self, records):
-        yield from enumerate(records())
+    def _generate_examples(self, recipe):
+        return examples(recipe, self._workers)
 
 
 class Documents(tfds.core.GeneratorBasedBuilder):
@@ -53,8 +54,8 @@ class Documents(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(_VERSION)
 
-    def __init__(self, *, records: Records, **keywords):
-        self._records = records
+    def __init__(self, *, recipes: Recipes, workers: Workers | None, **keywords):
+        self._recipes, self._workers = recipes, workers
         super().__init__(**keywords)
 
     def _info(self):
@@ -69,10 +70,10 @@ class Documents(tfds.core.GeneratorBasedBuilder):
         return dataset_info(self, features)
 
     def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(records) for split, records in self._records.items()}
+        return {split: self._generate_examples(recipe) for split, recipe in self._recipes.items()}
 
-    def _generate_examples(self, records):
-        yield from enumerate(records())
+    def _generate_examples(self, recipe):
+        return examples(recipe, self._workers)
 
 
 class Document(NamedTuple):
@@ -95,21 +96,18 @@ class Document(NamedTuple):
         return dict(zip(self.names, np.split(self.tokens, np.cumsum(self.lengths)[:-1]), strict=True))
 
 
-def write_frames(data_dir: epath.PathLike, records: Records, *, resolution: int) -> None:
+def write_frames(
+    data_dir: epath.PathLike, recipes: Recipes, *, resolution: int, workers: Workers | None = None
+) -> None:
     """Writes the Frames of `data_dir`: whole, or not at all. Splits without a record must be left out."""
-    write(
-        data_dir,
-        lambda: Frames(records=records, resolution=resolution, data_dir=data_dir, file_format="array_record"),
-    )
+    write(data_dir, Frames, recipes, workers, resolution=resolution)
 
 
-def write_documents(data_dir: epath.PathLike, source: str, records: Records) -> None:
+def write_documents(
+    data_dir: epath.PathLike, source: str, recipes: Recipes, *, workers: Workers | None = None
+) -> None:
     """Writes the Documents of one source: whole, or not at all. Splits without a record must be left out."""
-    config = tfds.core.BuilderConfig(name=source)
-    write(
-        data_dir,
-        lambda: Documents(records=records, config=config, data_dir=data_dir, file_format="array_record"),
-    )
+    write(data_dir, Documents, recipes, workers, config=tfds.core.BuilderConfig(name=source))
 
 
 def record_of(document: Document) -> dict:
@@ -201,15 +199,33 @@ def dataset_info(builder: tfds.core.DatasetBuilder, features: dict) -> tfds.core
     )
 
 
-def write(data_dir: epath.PathLike, make_builder: Callable[[], tfds.core.DatasetBuilder]) -> None:
-    """Runs a builder without its chatter; TFDS writes to a folder beside the final one and renames it."""
+def write(
+    data_dir: epath.PathLike,
+    builder: type[tfds.core.GeneratorBasedBuilder],
+    recipes: Recipes,
+    workers: Workers | None,
+    **keywords,
+) -> None:
+    """Runs a builder, here or by `workers`, without its chatter.
+
+    TFDS writes to a folder beside the final one and renames it. Raises UserError if Beam fails.
+    """
     scratch = epath.Path(data_dir) / "partial" / "downloads"  # TFDS wants one, though nothing is downloaded
     tfds.disable_progress_bar()
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.ERROR)
+    made = builder(
+        recipes=recipes, workers=workers, data_dir=data_dir, file_format="array_record", **keywords
+    )
+    config = tfds.download.DownloadConfig()
+    if workers:
+        config.beam_runner, config.beam_options = workers.pipeline_runner(), workers.pipeline_options()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            make_builder().download_and_prepare(download_dir=scratch)
+        with (
+            workers.answering() if workers else contextlib.nullcontext(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            made.download_and_prepare(download_dir=scratch, download_config=config)
     finally:
         log.setLevel(level)

@@ -10,7 +10,7 @@ What a record has to hold depends on the kind of its task:
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from etils import epath
 from PIL import Image
 
 from lwm.data import datasets
+from lwm.data.workers import Recipe, Workers, examples
 from lwm.errors import UserError
 
 # Fields of a record that a kind of task reads, and the one that is learned, last.
@@ -57,8 +58,8 @@ class TaskRecords(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(_VERSION)
 
-    def __init__(self, *, records: Mapping[str, Callable[[], Iterator[dict]]], **keywords):
-        self._records = records
+    def __init__(self, *, recipes: datasets.Recipes, workers: Workers | None, **keywords):
+        self._recipes, self._workers = recipes, workers
         super().__init__(**keywords)
 
     def _info(self):
@@ -68,20 +69,23 @@ class TaskRecords(tfds.core.GeneratorBasedBuilder):
         return datasets.dataset_info(self, features)
 
     def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(records) for split, records in self._records.items()}
+        return {split: self._generate_examples(recipe) for split, recipe in self._recipes.items()}
 
-    def _generate_examples(self, records):
-        yield from enumerate(records())
+    def _generate_examples(self, recipe):
+        return examples(recipe, self._workers)
 
 
-def write_task(data_dir: epath.PathLike, task: str, records: Mapping[str, Sequence[Record]]) -> None:
+def write_task(
+    data_dir: epath.PathLike,
+    task: str,
+    records: Mapping[str, Sequence[Record]],
+    *,
+    workers: Workers | None = None,
+) -> None:
     """Writes the records of a task by split: whole, or not at all. A split without a record is left out."""
-    makers = {split: lambda own=own: (one._asdict() for one in own) for split, own in records.items() if own}
+    recipes = {split: Recipe(own, _encode) for split, own in records.items() if own}
     config = tfds.core.BuilderConfig(name=task)
-    datasets.write(
-        data_dir,
-        lambda: TaskRecords(records=makers, config=config, data_dir=data_dir, file_format="array_record"),
-    )
+    datasets.write(data_dir, TaskRecords, recipes, workers, config=config)
 
 
 def task_records(data_dir: epath.PathLike, task: str, split: str) -> Sequence[Record]:
@@ -132,6 +136,10 @@ def decode_png(record: Record) -> np.ndarray:
     except (OSError, ValueError, SyntaxError) as error:
         reason = str(error).split("<", 1)[0].strip()
         raise UserError(f"image of sample {record.key!r} is damaged ({reason}); prepare it again") from None
+
+
+def _encode(record: Record) -> list[dict]:
+    return [record._asdict()]
 
 
 def _decode(record: dict) -> Record:

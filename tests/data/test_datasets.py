@@ -3,6 +3,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from lwm.data import datasets
+from lwm.data.workers import Recipe
 from lwm.errors import UserError
 
 
@@ -20,8 +21,8 @@ def document(at):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("datasets")
-    makers = {"train": lambda: (datasets.record_of(document(at)) for at in range(40))}
-    datasets.write_documents(path, "video", makers)
+    recipe = Recipe(range(40), lambda at: [datasets.record_of(document(at))])
+    datasets.write_documents(path, "video", {"train": recipe})
     return path
 
 
@@ -54,12 +55,12 @@ def test_a_source_that_is_missing_is_named(written):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    def records():
+    def records(at):
         yield datasets.record_of(document(1))
         raise KeyError("no second one")
 
     with pytest.raises(KeyError):
-        datasets.write_documents(tmp_path, "text", {"train": records})
+        datasets.write_documents(tmp_path, "text", {"train": Recipe([0], records)})
     assert not [path for path in (tmp_path / "documents").rglob("*") if path.is_file()]
 
 

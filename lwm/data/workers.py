@@ -1,0 +1,202 @@
+"""Data prepared by many processes or machines: Apache Beam, which TFDS can write with.
+
+A `Recipe` says what the records of a split are made of and how. One process goes through it in order; with
+`Workers` its items go to Beam, where each is made wherever there is room. Both write the same files: what a
+record says depends on its item alone, and its key says in which shard it is, and where.
+
+Workers and the process that starts them need a common file system for input and output, and the same
+packages. Beam is an extra: nothing here imports it before it is asked for.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lwm.errors import UserError
+
+RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
+_SHARDS = 1024  # TFDS makes 1, 2, 4, … or 1024 shards of a split below 900 GiB
+
+
+class Recipe(NamedTuple):
+    """How the records of a split are made, in order.
+
+    items: what they are made of · make: an item -> its records; Beam sends it to workers, so it is a function
+    of a module, or a `functools.partial` of one, and knows nothing of other items · counts: records of each
+    item; None = one · shown: passes the items on, one process shows by it how far it is.
+    """
+
+    items: Sequence
+    make: Callable[[Any], Iterable[dict]]
+    counts: Sequence[int] | None = None
+    shown: Callable[[Sequence], Iterable] = iter
+
+    def records(self) -> Iterator[dict]:
+        """Makes the records here, one after the other."""
+        return itertools.chain.from_iterable(map(self.make, self.shown(self.items)))
+
+
+class Workers(NamedTuple):
+    """Where Beam works. runner: of `RUNNERS` · options: as Beam takes them, "--name=value"."""
+
+    runner: str
+    options: tuple[str, ...] = ()
+
+    def pipeline_options(self):
+        """Returns Beam's PipelineOptions, new ones: a pipeline changes its own."""
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        return PipelineOptions(list(self.options))
+
+    def pipeline_runner(self):
+        """Returns Beam's runner. Raises ImportError if it needs packages that are not there."""
+        if self.runner == "DirectRunner":
+            # What Beam calls so first downloads another engine, and falls back on this one.
+            from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+            return FnApiRunner()
+        from apache_beam.runners.runner import create_runner
+
+        return create_runner(self.runner)
+
+    def each(self, function: Callable[[Any], None], items: Sequence) -> None:
+        """Calls `function`, which is subject to the same as `Recipe.make`, on each item, in any order.
+
+        Beam may call it twice on an item, even at the same time. Raises UserError if it fails.
+        """
+        import apache_beam as beam
+
+        with self.answering():
+            pipeline = beam.Pipeline(runner=self.pipeline_runner(), options=self.pipeline_options())
+            _ = pipeline | beam.Create(items).with_output_types(Any) | beam.Map(function)
+            pipeline.run().wait_until_finish()
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Turns a pipeline that fails into one line, and ends this process if a local worker process dies.
+
+        Beam's local runner waits for ever for a worker that is gone, and cannot be stopped: hence `os._exit`.
+        """
+
+        def ended(failure):
+            if failure.thread and failure.thread.name == "run_worker":
+                print(f"error: beam_runner: {failure.exc_value}; {_AGAIN}", file=sys.stderr, flush=True)
+                os._exit(1)
+            if failure.thread and failure.thread.name not in _FOLLOWERS:
+                before(failure)
+
+        before, threading.excepthook = threading.excepthook, ended
+        try:
+            yield
+        except (OSError, UserError):
+            raise
+        except Exception as error:
+            reason = " ".join((str(error).strip().splitlines() or [type(error).__name__])[-1].split())
+            raise UserError(f"beam_runner: {self.runner} failed ({reason}); {_AGAIN}") from error
+        finally:
+            threading.excepthook = before
+
+
+_AGAIN = "what is finished is kept: mend that, or give more memory, and run the same command again"
+_FOLLOWERS = ("beam_control_read", "read_grpc_client_inputs")  # threads of Beam that fail with a worker
+
+
+def check_workers(runner: str | None, options: Sequence[str] = ()) -> Workers | None:
+    """Returns the `Workers` that flags ask for, None without a runner.
+
+    Args:
+      runner: one of `RUNNERS`, or None.
+      options: "name=value", of Beam's pipeline or of the runner.
+
+    Raises:
+      UserError: they make no sense, or Beam, or what the runner needs, is not installed.
+    """
+    if not runner:
+        if options:
+            raise UserError(
+                f"beam_options: {options[0]} is for Beam; give --beam_runner=DirectRunner as well"
+            )
+        return None
+    if runner not in RUNNERS:
+        raise UserError(f"beam_runner: {runner} is not known; give one of {', '.join(RUNNERS)}")
+    for option in options:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*=.+", option) or option.startswith("runner="):
+            raise UserError(
+                f"beam_options: {option!r} is no name=value; give for example direct_num_workers=2"
+            )
+    workers = Workers(runner, tuple(f"--{option}" for option in options))
+    try:
+        from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+    except ImportError:
+        raise UserError(
+            f'beam_runner: {runner} needs Apache Beam; install it by pip install "apache-beam==2.77.*", the '
+            "extra beam of lwm"
+        ) from None
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            asked = workers.pipeline_options()
+            known = asked.get_all_options()
+            wrong = PipelineOptionsValidator(asked, workers.pipeline_runner()).validate()
+    except SystemExit:
+        reason = said.getvalue().strip().splitlines()[-1].split("error: ")[-1]
+        raise UserError(f"beam_options: {reason}; mend or leave it out") from None
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"beam_runner: {runner} cannot start ({reason}); install what it needs") from None
+    if wrong:
+        raise UserError(f"beam_options: {' '.join(wrong[0].split())}")
+    for option in options:
+        # Flink and Spark know more options than Beam, and say so when they are reached.
+        if runner == "DirectRunner" and (name := option.partition("=")[0]) not in known:
+            raise UserError(f"beam_options: {name} is no option of Beam's; see its PipelineOptions")
+    return workers
+
+
+def examples(recipe: Recipe, workers: Workers | None):
+    """Returns a split for TFDS: keys and records as an iterator, or what makes them on Beam."""
+    if workers is None:
+        return enumerate(recipe.records())
+    import apache_beam as beam
+
+    counts = np.ones(len(recipe.items), np.int64) if recipe.counts is None else np.asarray(recipe.counts)
+    ends = np.cumsum(counts)
+    placed = list(zip((ends - counts).tolist(), counts.tolist(), recipe.items, strict=True))
+    return beam.Create(placed).with_output_types(Any) | beam.FlatMap(_Keyed(recipe.make, int(ends[-1])))
+
+
+def shard_keys(places: np.ndarray, total: int) -> np.ndarray:
+    """Returns rising keys for which TFDS's Beam writer makes the shards of its writer for one process.
+
+    The latter cuts `total` records to S shards at round(total · i / S). The former puts a record with key k
+    in shard floor(k · S / largest key). With the records cut to 1024 parts in the first way, the keys
+    part · total + place in the part, and 1024 · total for the last, do the same for each power of two S.
+
+    Args:
+      places: int64 [n], numbers of records, from 0.
+      total: records of the split.
+    """
+    starts = np.asarray([round(total * part / _SHARDS) for part in range(_SHARDS)])
+    part = np.searchsorted(starts, places, side="right") - 1
+    keys = part * total + places - starts[part]
+    return np.where(places == total - 1, _SHARDS * total, keys)
+
+
+class _Keyed(NamedTuple):
+    """An item with its place -> its records with their keys."""
+
+    make: Callable[[Any], Iterable[dict]]
+    total: int
+
+    def __call__(self, placed: tuple[int, int, Any]) -> Iterator[tuple[int, dict]]:
+        start, count, item = placed
+        keys = shard_keys(np.arange(start, start + count), self.total).tolist()
+        yield from zip(keys, self.make(item), strict=True)
