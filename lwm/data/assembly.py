@@ -10,8 +10,9 @@ from lwm.data import datasets, media
 from lwm.data.fields import VISION
 from lwm.data.inputs import SPLITS, Item, read_parts
 from lwm.data.progress import Track
+from lwm.data.recipes import Recipe
 from lwm.data.tokenizers import Tokenizer
-from lwm.data.workers import Recipe, Workers
+from lwm.data.workers import Workers
 
 
 def fitting(
@@ -55,15 +56,21 @@ def store_documents(
     """
     if datasets.documents_dir(output, source).exists():
         return
-    recipes = {}
-    for split in SPLITS:
-        mine = [item for item in items if split in (counts[item.media] if item.media else (item.split,))]
-        if mine:
-            make = functools.partial(
+    by_split = {
+        split: [item for item in items if split in (counts[item.media] if item.media else (item.split,))]
+        for split in SPLITS
+    }
+    recipes = {
+        split: Recipe(
+            mine,
+            functools.partial(
                 _records, folder=folder, output=output, split=split, tokenizer=tokenizer, codes=codes
-            )
-            shown = functools.partial(track, label=f"{source} ({split})", total=len(mine), unit="documents")
-            recipes[split] = Recipe(mine, make, shown=shown)
+            ),
+            shown=lambda items, label=f"{source} ({split})": track(items, label, len(items), "documents"),
+        )
+        for split, mine in by_split.items()
+        if mine
+    }
     datasets.write_documents(output, source, recipes, workers=workers)
 
 

@@ -8,10 +8,7 @@ bytes, which reads ten times faster than TFDS's default. Both are readable from 
 `tfds.builder_from_directory(folder).as_data_source(split)`.
 """
 
-import contextlib
-import io
 import json
-import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,20 +16,20 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from lwm.data.workers import Recipe, Workers, examples
+from lwm.data.recipes import RecipeBuilder, Recipes, dataset_info, write
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 
 _VERSION = "1.0.0"
-Recipes = dict[str, Recipe]  # by split
 
 
-class Frames(tfds.core.GeneratorBasedBuilder):
+class Frames(RecipeBuilder):
     """Frames: `image` uint8 [R, R, 3], `video` the name of its file, `index` its place there."""
 
     VERSION = tfds.core.Version(_VERSION)
 
-    def __init__(self, *, recipes: Recipes, workers: Workers | None, resolution: int, **keywords):
-        self._recipes, self._workers, self._resolution = recipes, workers, resolution
+    def __init__(self, *, resolution: int, **keywords):
+        self._resolution = resolution
         super().__init__(**keywords)
 
     def _info(self):
@@ -42,21 +39,11 @@ class Frames(tfds.core.GeneratorBasedBuilder):
         features = {"image": image, "video": tfds.features.Text(), "index": np.int64}
         return dataset_info(self, features)
 
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(recipe) for split, recipe in self._recipes.items()}
 
-    def _generate_examples(self, recipe):
-        return examples(recipe, self._workers)
-
-
-class Documents(tfds.core.GeneratorBasedBuilder):
+class Documents(RecipeBuilder):
     """Documents of one source, in parts; see `Document` for the fields."""
 
     VERSION = tfds.core.Version(_VERSION)
-
-    def __init__(self, *, recipes: Recipes, workers: Workers | None, **keywords):
-        self._recipes, self._workers = recipes, workers
-        super().__init__(**keywords)
 
     def _info(self):
         features = {
@@ -68,12 +55,6 @@ class Documents(tfds.core.GeneratorBasedBuilder):
             "bytes": np.int64,
         }
         return dataset_info(self, features)
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(recipe) for split, recipe in self._recipes.items()}
-
-    def _generate_examples(self, recipe):
-        return examples(recipe, self._workers)
 
 
 class Document(NamedTuple):
@@ -187,45 +168,3 @@ def _decode_document(record: dict) -> Document:
         fields=tuple(json.loads(record["fields"])),
         bytes=int(record["bytes"]),
     )
-
-
-def dataset_info(builder: tfds.core.DatasetBuilder, features: dict) -> tfds.core.DatasetInfo:
-    """Returns what a builder says of itself: its docstring, its features, records in the order made."""
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        features=tfds.features.FeaturesDict(features),
-        description=builder.__doc__,
-        disable_shuffling=True,
-    )
-
-
-def write(
-    data_dir: epath.PathLike,
-    builder: type[tfds.core.GeneratorBasedBuilder],
-    recipes: Recipes,
-    workers: Workers | None,
-    **keywords,
-) -> None:
-    """Runs a builder, here or by `workers`, without its chatter.
-
-    TFDS writes to a folder beside the final one and renames it. Raises UserError if Beam fails.
-    """
-    scratch = epath.Path(data_dir) / "partial" / "downloads"  # TFDS wants one, though nothing is downloaded
-    tfds.disable_progress_bar()
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    made = builder(
-        recipes=recipes, workers=workers, data_dir=data_dir, file_format="array_record", **keywords
-    )
-    config = tfds.download.DownloadConfig()
-    if workers:
-        config.beam_runner, config.beam_options = workers.pipeline_runner(), workers.pipeline_options()
-    try:
-        with (
-            workers.answering() if workers else contextlib.nullcontext(),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            made.download_and_prepare(download_dir=scratch, download_config=config)
-    finally:
-        log.setLevel(level)

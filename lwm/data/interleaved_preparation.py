@@ -19,12 +19,13 @@ from lwm.data.inputs import SPLITS
 from lwm.data.interleaved import Page, Shown, read_pages
 from lwm.data.interleaved_records import PageRecord, page_sizes, record_of, write_pages
 from lwm.data.manifest import MANIFEST, finished, load_manifest, making, write_json
+from lwm.data.recipes import Recipe
 from lwm.data.splits import heldout_names
 from lwm.data.task_sources.reading import stop
 from lwm.data.task_sources.stamps import on_square
 from lwm.data.tokenizers import ByteTokenizer, Tokenizer, train_sentencepiece
 from lwm.data.video import BrokenMedia
-from lwm.data.workers import Recipe, Workers
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 
 
@@ -91,8 +92,8 @@ def prepare_pages(
                 split: Recipe(
                     pages,
                     functools.partial(_records, tokenizer=tokenizer, resolution=resolution),
-                    shown=functools.partial(
-                        track, label=f"{source} ({split})", total=len(pages), unit="documents"
+                    shown=lambda items, label=f"{source} ({split})": track(
+                        items, label, len(items), "documents"
                     ),
                 )
                 for split, pages in own.items()

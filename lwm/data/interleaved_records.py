@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from lwm.data import datasets
-from lwm.data.workers import Workers, examples
+from lwm.data.recipes import RecipeBuilder, Recipes, dataset_info, write
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 
 MADE_BY = "python -m experiments.dreamllm_data"
@@ -35,13 +36,13 @@ class PageRecord(NamedTuple):
     positions: np.ndarray
 
 
-class InterleavedPages(tfds.core.GeneratorBasedBuilder):
+class InterleavedPages(RecipeBuilder):
     """Documents of text and pictures of one source; see `PageRecord` for the fields."""
 
     VERSION = tfds.core.Version(_VERSION)
 
-    def __init__(self, *, recipes: datasets.Recipes, workers: Workers | None, resolution: int, **keywords):
-        self._recipes, self._workers, self._resolution = recipes, workers, resolution
+    def __init__(self, *, resolution: int, **keywords):
+        self._resolution = resolution
         super().__init__(**keywords)
 
     def _info(self):
@@ -51,19 +52,13 @@ class InterleavedPages(tfds.core.GeneratorBasedBuilder):
         features = {name: array(np.int32) for name in ("tokens", "lengths", "positions")}
         features |= {"name": tfds.features.Text(), "learned": array(np.uint8)}
         features["images"] = array(np.uint8, self._resolution, self._resolution, 3)
-        return datasets.dataset_info(self, features)
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(recipe) for split, recipe in self._recipes.items()}
-
-    def _generate_examples(self, recipe):
-        return examples(recipe, self._workers)
+        return dataset_info(self, features)
 
 
 def write_pages(
     data_dir: epath.PathLike,
     source: str,
-    recipes: datasets.Recipes,
+    recipes: Recipes,
     *,
     resolution: int,
     workers: Workers | None = None,
@@ -73,7 +68,7 @@ def write_pages(
     Recipes make the records that `record_of` returns. A split without a document is left out.
     """
     config = tfds.core.BuilderConfig(name=source)
-    datasets.write(data_dir, InterleavedPages, recipes, workers, resolution=resolution, config=config)
+    write(data_dir, InterleavedPages, recipes, workers, resolution=resolution, config=config)
     counts = {}
     for split in recipes:
         found = [(len(page.tokens), len(page.images)) for page in pages(data_dir, source, split)]

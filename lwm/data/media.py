@@ -19,8 +19,9 @@ from etils import epath
 from lwm.data import datasets, splits
 from lwm.data.inputs import SPLITS, Item, media_kind
 from lwm.data.progress import Track
+from lwm.data.recipes import Recipe
 from lwm.data.video import WHOLE, BrokenMedia, View, draw_view, read_image, read_video
-from lwm.data.workers import Recipe, Workers
+from lwm.data.workers import Workers
 
 Counts = dict[str, dict[str, int]]  # media file -> split -> frames
 _CHUNK = 256  # frames handed to the encoder at a time

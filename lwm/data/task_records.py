@@ -19,7 +19,8 @@ from etils import epath
 from PIL import Image
 
 from lwm.data import datasets
-from lwm.data.workers import Recipe, Workers, examples
+from lwm.data.recipes import Recipe, RecipeBuilder, dataset_info, write
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 
 # Fields of a record that a kind of task reads, and the one that is learned, last.
@@ -53,26 +54,16 @@ class Record(NamedTuple):
     label: str = ""
 
 
-class TaskRecords(tfds.core.GeneratorBasedBuilder):
+class TaskRecords(RecipeBuilder):
     """The samples of one task; see `Record` for the fields."""
 
     VERSION = tfds.core.Version(_VERSION)
-
-    def __init__(self, *, recipes: datasets.Recipes, workers: Workers | None, **keywords):
-        self._recipes, self._workers = recipes, workers
-        super().__init__(**keywords)
 
     def _info(self):
         texts = ("key", "base", "image", "source", "target", "label")  # Text keeps bytes as they are
         waveform = tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes")
         features = {name: tfds.features.Text() for name in texts} | {"waveform": waveform, "rate": np.int64}
-        return datasets.dataset_info(self, features)
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(recipe) for split, recipe in self._recipes.items()}
-
-    def _generate_examples(self, recipe):
-        return examples(recipe, self._workers)
+        return dataset_info(self, features)
 
 
 def write_task(
@@ -85,7 +76,7 @@ def write_task(
     """Writes the records of a task by split: whole, or not at all. A split without a record is left out."""
     recipes = {split: Recipe(own, _encode) for split, own in records.items() if own}
     config = tfds.core.BuilderConfig(name=task)
-    datasets.write(data_dir, TaskRecords, recipes, workers, config=config)
+    write(data_dir, TaskRecords, recipes, workers, config=config)
 
 
 def task_records(data_dir: epath.PathLike, task: str, split: str) -> Sequence[Record]:

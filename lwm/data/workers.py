@@ -1,8 +1,4 @@
-"""Data prepared by many processes or machines: Apache Beam, which TFDS can write with.
-
-A `Recipe` says what the records of a split are made of and how. One process goes through it in order; with
-`Workers` its items go to Beam, where each is made wherever there is room. Both write the same files: what a
-record says depends on its item alone, and its key says in which shard it is, and where.
+"""Processes or machines that prepare data: Apache Beam, which TFDS can write with.
 
 Workers and the process that starts them need a common file system for input and output, and the same
 packages. Beam is an extra: nothing here imports it before it is asked for.
@@ -10,38 +6,18 @@ packages. Beam is an extra: nothing here imports it before it is asked for.
 
 import contextlib
 import io
-import itertools
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from lwm.errors import UserError
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
-_SHARDS = 1024  # TFDS makes 1, 2, 4, … or 1024 shards of a split below 900 GiB
-
-
-class Recipe(NamedTuple):
-    """How the records of a split are made, in order.
-
-    items: what they are made of · make: an item -> its records; Beam sends it to workers, so it is a function
-    of a module, or a `functools.partial` of one, and knows nothing of other items · counts: records of each
-    item; None = one · shown: passes the items on, one process shows by it how far it is.
-    """
-
-    items: Sequence
-    make: Callable[[Any], Iterable[dict]]
-    counts: Sequence[int] | None = None
-    shown: Callable[[Sequence], Iterable] = iter
-
-    def records(self) -> Iterator[dict]:
-        """Makes the records here, one after the other."""
-        return itertools.chain.from_iterable(map(self.make, self.shown(self.items)))
+_AGAIN = "what is finished is kept: mend that, or give more memory, and run the same command again"
+_FOLLOWERS = ("beam_control_read", "read_grpc_client_inputs")  # threads of Beam that fail with a worker
 
 
 class Workers(NamedTuple):
@@ -68,12 +44,14 @@ class Workers(NamedTuple):
         return create_runner(self.runner)
 
     def each(self, function: Callable[[Any], None], items: Sequence) -> None:
-        """Calls `function`, which is subject to the same as `Recipe.make`, on each item, in any order.
+        """Calls `function`, one that Beam can send (see `recipes.Recipe`), on each item, in any order.
 
         Beam may call it twice on an item, even at the same time. Raises UserError if it fails.
         """
         import apache_beam as beam
 
+        if not items:
+            return
         with self.answering():
             pipeline = beam.Pipeline(runner=self.pipeline_runner(), options=self.pipeline_options())
             _ = pipeline | beam.Create(items).with_output_types(Any) | beam.Map(function)
@@ -103,10 +81,6 @@ class Workers(NamedTuple):
             raise UserError(f"beam_runner: {self.runner} failed ({reason}); {_AGAIN}") from error
         finally:
             threading.excepthook = before
-
-
-_AGAIN = "what is finished is kept: mend that, or give more memory, and run the same command again"
-_FOLLOWERS = ("beam_control_read", "read_grpc_client_inputs")  # threads of Beam that fail with a worker
 
 
 def check_workers(runner: str | None, options: Sequence[str] = ()) -> Workers | None:
@@ -159,44 +133,3 @@ def check_workers(runner: str | None, options: Sequence[str] = ()) -> Workers | 
         if runner == "DirectRunner" and (name := option.partition("=")[0]) not in known:
             raise UserError(f"beam_options: {name} is no option of Beam's; see its PipelineOptions")
     return workers
-
-
-def examples(recipe: Recipe, workers: Workers | None):
-    """Returns a split for TFDS: keys and records as an iterator, or what makes them on Beam."""
-    if workers is None:
-        return enumerate(recipe.records())
-    import apache_beam as beam
-
-    counts = np.ones(len(recipe.items), np.int64) if recipe.counts is None else np.asarray(recipe.counts)
-    ends = np.cumsum(counts)
-    placed = list(zip((ends - counts).tolist(), counts.tolist(), recipe.items, strict=True))
-    return beam.Create(placed).with_output_types(Any) | beam.FlatMap(_Keyed(recipe.make, int(ends[-1])))
-
-
-def shard_keys(places: np.ndarray, total: int) -> np.ndarray:
-    """Returns rising keys for which TFDS's Beam writer makes the shards of its writer for one process.
-
-    The latter cuts `total` records to S shards at round(total · i / S). The former puts a record with key k
-    in shard floor(k · S / largest key). With the records cut to 1024 parts in the first way, the keys
-    part · total + place in the part, and 1024 · total for the last, do the same for each power of two S.
-
-    Args:
-      places: int64 [n], numbers of records, from 0.
-      total: records of the split.
-    """
-    starts = np.asarray([round(total * part / _SHARDS) for part in range(_SHARDS)])
-    part = np.searchsorted(starts, places, side="right") - 1
-    keys = part * total + places - starts[part]
-    return np.where(places == total - 1, _SHARDS * total, keys)
-
-
-class _Keyed(NamedTuple):
-    """An item with its place -> its records with their keys."""
-
-    make: Callable[[Any], Iterable[dict]]
-    total: int
-
-    def __call__(self, placed: tuple[int, int, Any]) -> Iterator[tuple[int, dict]]:
-        start, count, item = placed
-        keys = shard_keys(np.arange(start, start + count), self.total).tolist()
-        yield from zip(keys, self.make(item), strict=True)

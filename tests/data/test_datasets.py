@@ -3,7 +3,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from lwm.data import datasets
-from lwm.data.workers import Recipe
+from lwm.data.recipes import Recipe
 from lwm.errors import UserError
 
 
