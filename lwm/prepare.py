@@ -29,12 +29,8 @@ VIEWS = flags.DEFINE_integer(
     "views", 1, "Versions of each training picture: itself, the others random crops.", lower_bound=1
 )
 VQGAN = flags.DEFINE_string("vqgan", None, "Workdir of the VQGAN that encodes the pictures.")
-BEAM_RUNNER = flags.DEFINE_string(
-    "beam_runner", None, "Prepare on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner or SparkRunner."
-)
-BEAM_OPTIONS = flags.DEFINE_multi_string(
-    "beam_options", [], "name=value, an option of Beam's or its runner's; may be given again for others."
-)
+BEAM_RUNNER = flags.DEFINE_string("beam_runner", None, "Works on Apache Beam: DirectRunner or another.")
+BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "name=value for Beam; may be given repeatedly.")
 SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents and the crops of --views.")
 
 
@@ -72,7 +68,6 @@ def main():
     from lwm.data.progress import lines
     from lwm.data.workers import check_workers
 
-    workers = check_workers(BEAM_RUNNER.value, BEAM_OPTIONS.value)
     if VQGAN.value:
         start_devices()
     done = prepare(
@@ -90,7 +85,7 @@ def main():
         vqgan=VQGAN.value,
         load_encoder=load_encoder,
         track=bar if sys.stderr.isatty() else lines,
-        workers=workers,
+        workers=check_workers(BEAM_RUNNER.value, BEAM_OPTIONS.value),
     )
     for name, reason in done["broken"]:
         print(f"broken: {name} {reason}", file=sys.stderr)

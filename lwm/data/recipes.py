@@ -9,12 +9,14 @@ import contextlib
 import io
 import itertools
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.proto import tf_example_pb2
 
 from lwm.data.workers import Workers
@@ -92,6 +94,9 @@ def write(
     config = tfds.download.DownloadConfig()
     if workers:
         config.beam_runner, config.beam_options = workers.pipeline_runner(), workers.pipeline_options()
+    shuffle.MAX_MEM_BUFFER_SIZE = (
+        sys.maxsize
+    )  # beyond it TFDS sorts in files, by TensorFlow, which is not here
     tfds.disable_progress_bar()
     log = logging.getLogger("absl")
     level = log.level

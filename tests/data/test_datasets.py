@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 
 from lwm.data import datasets
 from lwm.data.recipes import Recipe
@@ -62,6 +63,13 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(KeyError):
         datasets.write_documents(tmp_path, "text", {"train": Recipe([0], records)})
     assert not [path for path in (tmp_path / "documents").rglob("*") if path.is_file()]
+
+
+def test_a_split_that_tfds_would_sort_by_tensorflow_is_written_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)
+    recipe = Recipe(range(9), lambda at: [datasets.record_of(document(at))])
+    datasets.write_documents(tmp_path, "video", {"train": recipe})
+    assert [one.bytes for one in datasets.documents(tmp_path, "video", "train")] == list(range(0, 63, 7))
 
 
 def test_frames_are_the_pictures_of_the_films(data_dir):

@@ -109,11 +109,10 @@ def _film(item):
 
 
 def _document(number):
-    tokens = np.arange(number + 1, dtype=np.int32)
-    one = datasets.Document(
-        ("text",), tokens, np.asarray([number + 1]), np.asarray([False]), ("text",), number
+    tokens, lengths = np.arange(number + 1, dtype=np.int32), np.asarray([number + 1], np.int32)
+    yield datasets.record_of(
+        datasets.Document(("text",), tokens, lengths, np.asarray([False]), ("text",), number)
     )
-    yield datasets.record_of(one)
 
 
 def _page(number):
