@@ -26,10 +26,10 @@ HELDOUT = flags.DEFINE_float("heldout", 0.1, "Share of documents and of each vid
 MAX_FRAMES = flags.DEFINE_integer("max_frames", 0, "Frames kept of a video's start; 0: all.", lower_bound=0)
 MAX_CAPTION = flags.DEFINE_integer("max_caption", 0, "Leave out pictures with more tokens of text; 0: none.")
 VIEWS = flags.DEFINE_integer(
-    "views", 1, "Versions of each training picture: itself, the others random crops.", lower_bound=1
+    "views", 1, "Versions of each training picture, all but one crops.", lower_bound=1
 )
 VQGAN = flags.DEFINE_string("vqgan", None, "Workdir of the VQGAN that encodes the pictures.")
-BEAM_RUNNER = flags.DEFINE_string("beam_runner", None, "Works on Apache Beam: DirectRunner or another.")
+BEAM_RUNNER = flags.DEFINE_string("beam_runner", None, "Works on Apache Beam: DirectRunner, FlinkRunner, …")
 BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "name=value for Beam; may be given repeatedly.")
 SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents and the crops of --views.")
 
