@@ -6,6 +6,7 @@ packages. Beam is an extra: nothing here imports it before it is asked for.
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -108,15 +109,9 @@ def check_workers(runner: str | None, options: Sequence[str] = ()) -> Workers | 
             )
     workers = Workers(runner, tuple(f"--{option}" for option in options))
     try:
-        from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
-    except ImportError:
-        raise UserError(
-            f'beam_runner: {runner} needs Apache Beam; install it by pip install "apache-beam==2.77.*", the '
-            "extra beam of lwm"
-        ) from None
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
+        with _unheard() as said:
+            from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+
             asked = workers.pipeline_options()
             known = asked.get_all_options()
             wrong = PipelineOptionsValidator(asked, workers.pipeline_runner()).validate()
@@ -124,8 +119,13 @@ def check_workers(runner: str | None, options: Sequence[str] = ()) -> Workers | 
         reason = said.getvalue().strip().splitlines()[-1].split("error: ")[-1]
         raise UserError(f"beam_options: {reason}; mend or leave it out") from None
     except ImportError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"beam_runner: {runner} cannot start ({reason}); install what it needs") from None
+        if (error.name or "").partition(".")[0] == "apache_beam":
+            reason = (
+                'Apache Beam is not installed); pip install "apache-beam==2.77.*", which is the extra beam'
+            )
+        else:
+            reason = f"{str(error).splitlines()[0]}); install what it needs"
+        raise UserError(f"beam_runner: {runner} cannot start ({reason}") from None
     if wrong:
         raise UserError(f"beam_options: {' '.join(wrong[0].split())}")
     for option in options:
@@ -133,3 +133,15 @@ def check_workers(runner: str | None, options: Sequence[str] = ()) -> Workers | 
         if runner == "DirectRunner" and (name := option.partition("=")[0]) not in known:
             raise UserError(f"beam_options: {name} is no option of Beam's; see its PipelineOptions")
     return workers
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[io.StringIO]:
+    """Keeps warnings of Beam and what its parser of options says from the terminal; yields the latter."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            yield said
+    finally:
+        logging.disable(before)

@@ -74,7 +74,9 @@ def test_beam_that_is_missing_is_named(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "apache_beam"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(UserError, match="beam_runner: DirectRunner needs Apache Beam; .*the extra beam"):
+    with pytest.raises(
+        UserError, match="DirectRunner cannot start .Apache Beam is not installed.; pip install .*beam"
+    ):
         check_workers("DirectRunner")
 
 
@@ -92,7 +94,6 @@ def test_beam_that_is_missing_is_named(monkeypatch):
             "beam_options: argument --direct_running_mode: invalid",
         ),
         ("DirectRunner", ["direct_workers=2"], "beam_options: direct_workers is no option of Beam's"),
-        ("DataflowRunner", ["region=europe-west4"], "beam_.*"),
     ],
 )
 def test_options_that_beam_does_not_take_are_refused(runner, options, message):
@@ -100,6 +101,12 @@ def test_options_that_beam_does_not_take_are_refused(runner, options, message):
     with pytest.raises(UserError, match=message) as refused:
         check_workers(runner, options)
     assert "\n" not in str(refused.value)
+
+
+def test_options_of_a_cluster_are_passed_on():
+    pytest.importorskip("apache_beam", reason="needs the extra beam")
+    workers = check_workers("FlinkRunner", ["flink_master=host:8081", "of_the_cluster=4"])
+    assert workers == Workers("FlinkRunner", ("--flink_master=host:8081", "--of_the_cluster=4"))
 
 
 def _film(item):
