@@ -227,7 +227,7 @@ def _kill_a_worker(process, under_way):
     """Kills one of the workers of a `prepare` as soon as `under_way()`, and returns what it leaves behind."""
     while not (under_way() and (workers := _workers_of(process))):
         assert process.poll() is None, "it ended before a worker was killed"
-        time.sleep(0.001)  # only looks again
+        time.sleep(0.01)  # only looks again
     workers[0].kill()
     _, said = process.communicate(timeout=300)
     psutil.wait_procs(workers, timeout=60)
