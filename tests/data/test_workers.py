@@ -224,14 +224,13 @@ def _prepare(*arguments):
 
 
 def _kill_a_worker(process, under_way):
-    """Kills one of the workers of a `prepare` as soon as `under_way()`, and returns what it leaves behind."""
+    """Kills one of the workers of a `prepare` as soon as `under_way()`, and waits for its end and theirs."""
     while not (under_way() and (workers := _workers_of(process))):
         assert process.poll() is None, "it ended before a worker was killed"
         time.sleep(0.01)  # only looks again
     workers[0].kill()
-    _, said = process.communicate(timeout=300)
-    psutil.wait_procs(workers, timeout=60)
-    return said.splitlines()
+    process.wait(timeout=300)
+    assert not psutil.wait_procs(workers, timeout=300)[1], "the others end as well"
 
 
 def _workers_of(process):
@@ -277,15 +276,12 @@ def test_workers_that_are_killed_lose_nothing(many, by_one, tmp_path):
         "documents": lambda: list(output.glob("documents/text/incomplete.*")),
     }
     for stage, under_way in stages.items():
-        process = subprocess.Popen(
-            _command(many, output, *ON_TWO),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        said = _kill_a_worker(process, under_way)
+        with (tmp_path / "said").open("w") as said:
+            command = _command(many, output, *ON_TWO)
+            process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+            _kill_a_worker(process, under_way)
         assert process.returncode == 1
+        said = (tmp_path / "said").read_text().splitlines()
         (line,) = [line for line in said if line.startswith("error: ")]
         assert line.startswith("error: beam_runner: Worker subprocess exited with return code 137; what is")
         assert line.endswith("run the same command again")
