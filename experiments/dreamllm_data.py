@@ -25,6 +25,7 @@ from lwm.data.task_records import Record
 from lwm.data.task_sources.reading import Reading
 from lwm.data.task_sources.stamps import read_stamps
 from lwm.data.tasks import words
+from lwm.data.workers import check_workers
 from lwm.errors import UserError
 
 ALBUM, ALBUMS = 3, 4  # stamps in an album, albums that a stamp is in
@@ -37,13 +38,20 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=32, help="side of the pictures in pixels")
     parser.add_argument("--heldout", type=float, default=0.15, help="share of the items that is held out")
     parser.add_argument("--seed", type=int, default=0, help="of what is held out, and of the albums")
+    parser.add_argument("--beam_runner", help="work on Apache Beam, as python -m lwm.prepare does")
+    parser.add_argument("--beam_options", action="append", default=[], help="name=value for Beam")
     chosen = parser.parse_args()
     try:
+        workers = check_workers(chosen.beam_runner, chosen.beam_options)
         stamps = list(read_stamps(Reading(chosen.sources, chosen.resolution)))
         folder = Path(f"{chosen.output}.pages")
         lay_out(stamps, folder, chosen.heldout, chosen.seed)
         done = prepare_pages(
-            input=str(folder), output=chosen.output, resolution=chosen.resolution, heldout=0.0
+            input=str(folder),
+            output=chosen.output,
+            resolution=chosen.resolution,
+            heldout=0.0,
+            workers=workers,
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,6 +18,7 @@ import sys
 import time
 
 from lwm.data.task_preparation import prepare_tasks
+from lwm.data.workers import check_workers
 from lwm.errors import UserError
 
 
@@ -35,9 +36,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is held out")
     parser.add_argument("--library", default="", help="a standard library, if not that of this Python")
     parser.add_argument("--skip_damaged", action="store_true", help="leave damaged files out, and list them")
+    parser.add_argument("--beam_runner", help="work on Apache Beam, as python -m lwm.prepare does")
+    parser.add_argument("--beam_options", action="append", default=[], help="name=value for Beam")
     start, chosen = time.monotonic(), parser.parse_args()
+    settings = vars(chosen)
+    beam = settings.pop("beam_runner"), settings.pop("beam_options")
     try:
-        done = prepare_tasks(**vars(chosen))
+        done = prepare_tasks(**settings, workers=check_workers(*beam))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

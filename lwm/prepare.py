@@ -25,10 +25,10 @@ FPS = flags.DEFINE_float("fps", 4.0, "Frames kept per second of video; 0: every 
 HELDOUT = flags.DEFINE_float("heldout", 0.1, "Share of documents and of each video's end not trained on.")
 MAX_FRAMES = flags.DEFINE_integer("max_frames", 0, "Frames kept of a video's start; 0: all.", lower_bound=0)
 MAX_CAPTION = flags.DEFINE_integer("max_caption", 0, "Leave out pictures with more tokens of text; 0: none.")
-VIEWS = flags.DEFINE_integer(
-    "views", 1, "Versions of each training picture: itself, the others random crops.", lower_bound=1
-)
+VIEWS = flags.DEFINE_integer("views", 1, "Versions of each training picture, one uncropped.", lower_bound=1)
 VQGAN = flags.DEFINE_string("vqgan", None, "Workdir of the VQGAN that encodes the pictures.")
+BEAM_RUNNER = flags.DEFINE_string("beam_runner", None, "Works on Apache Beam: DirectRunner, FlinkRunner, …")
+BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "name=value for Beam; may be given repeatedly.")
 SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents and the crops of --views.")
 
 
@@ -64,6 +64,7 @@ def bar(items, label, total, unit):
 def main():
     from lwm.data.preparation import prepare
     from lwm.data.progress import lines
+    from lwm.data.workers import check_workers
 
     if VQGAN.value:
         start_devices()
@@ -82,6 +83,7 @@ def main():
         vqgan=VQGAN.value,
         load_encoder=load_encoder,
         track=bar if sys.stderr.isatty() else lines,
+        workers=check_workers(BEAM_RUNNER.value, BEAM_OPTIONS.value),
     )
     for name, reason in done["broken"]:
         print(f"broken: {name} {reason}", file=sys.stderr)

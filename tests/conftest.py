@@ -191,7 +191,7 @@ def noise_videos(tmp_path_factory):
     """`noise_videos(side, train=…, heldout=…)`: a data folder of three videos, as `lwm.prepare` leaves it."""
     import numpy as np
 
-    from lwm.data import datasets, manifest
+    from lwm.data import datasets, manifest, recipes
 
     def make(side, **lengths):
         folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
@@ -203,8 +203,8 @@ def noise_videos(tmp_path_factory):
                     image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
                     yield {"image": image, "video": name, "index": index}
 
-        makers = {split: lambda split=split: records(split) for split in lengths}
-        datasets.write_frames(folder, makers, resolution=side)
+        made = {split: recipes.Recipe([split], records) for split in lengths}
+        datasets.write_frames(folder, made, resolution=side)
         manifest.write_json(folder / manifest.RECORD, {"media": counts})
         about = {"tokenizer": "bytes", "vocab_size": 259, "resolution": side, "sources": {}}
         about["frames"] = {split: 3 * length for split, length in lengths.items()}

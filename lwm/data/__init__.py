@@ -9,6 +9,7 @@ fields.py        the field syntax "[vision+question],answer" and the chat templa
 splits.py        which documents and which frames are held out
 video.py         frames of a video by time, images; resized and cropped to squares
 tokenizers.py    bytes, SentencePiece; tokenizer_json.py: the tokenizers of converted models
+recipes.py       how records are made and written, here or by workers.py: processes or machines on Beam
 datasets.py      the two TFDS builders and their readers: Frames, Documents
 manifest.py      data.json and what was asked of `python -m lwm.prepare`
 preparation.py   the work of `python -m lwm.prepare`

@@ -1,5 +1,6 @@
 """Items become Documents: text through the tokenizer, pictures as codes, one TFDS data set a source."""
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +10,9 @@ from lwm.data import datasets, media
 from lwm.data.fields import VISION
 from lwm.data.inputs import SPLITS, Item, read_parts
 from lwm.data.progress import Track
+from lwm.data.recipes import Recipe
 from lwm.data.tokenizers import Tokenizer
+from lwm.data.workers import Workers
 
 
 def fitting(
@@ -44,6 +47,7 @@ def store_documents(
     tokenizer: Tokenizer,
     codes: int,
     track: Track,
+    workers: Workers | None = None,
 ) -> None:
     """Writes the Documents of `source`, unless they are there.
 
@@ -56,25 +60,38 @@ def store_documents(
         split: [item for item in items if split in (counts[item.media] if item.media else (item.split,))]
         for split in SPLITS
     }
+    recipes = {
+        split: Recipe(
+            mine,
+            functools.partial(
+                _records, folder=folder, output=output, split=split, tokenizer=tokenizer, codes=codes
+            ),
+            shown=lambda items, label=f"{source} ({split})": track(items, label, len(items), "documents"),
+        )
+        for split, mine in by_split.items()
+        if mine
+    }
+    datasets.write_documents(output, source, recipes, workers=workers)
 
-    def records(split: str) -> Iterator[dict]:
-        for item in track(by_split[split], f"{source} ({split})", len(by_split[split]), "documents"):
-            texts = read_parts(folder, item)
-            parts = {name: np.asarray(tokenizer.encode(text), np.int32) for name, text in texts.items()}
-            if item.has_vision:
-                parts[VISION] = media.frame_tokens(media.load_codes(output, item.media, split), codes)
-            document = datasets.Document(
-                names=tuple(parts),
-                tokens=np.concatenate(list(parts.values())),
-                lengths=np.asarray([len(ids) for ids in parts.values()], np.int32),
-                vision=np.asarray([name == VISION for name in parts]),
-                fields=item.fields,
-                bytes=sum(len(text.encode("utf-8")) for text in texts.values()),
-            )
-            yield datasets.record_of(document)
 
-    makers = {split: lambda split=split: records(split) for split, mine in by_split.items() if mine}
-    datasets.write_documents(output, source, makers)
+def _records(
+    item: Item, *, folder: str, output: epath.Path, split: str, tokenizer: Tokenizer, codes: int
+) -> Iterator[dict]:
+    """The one record of an item."""
+    texts = read_parts(folder, item)
+    parts = {name: np.asarray(tokenizer.encode(text), np.int32) for name, text in texts.items()}
+    if item.has_vision:
+        parts[VISION] = media.frame_tokens(media.load_codes(output, item.media, split), codes)
+    yield datasets.record_of(
+        datasets.Document(
+            names=tuple(parts),
+            tokens=np.concatenate(list(parts.values())),
+            lengths=np.asarray([len(ids) for ids in parts.values()], np.int32),
+            vision=np.asarray([name == VISION for name in parts]),
+            fields=item.fields,
+            bytes=sum(len(text.encode("utf-8")) for text in texts.values()),
+        )
+    )
 
 
 def count_documents(output: epath.Path, source: str) -> dict:

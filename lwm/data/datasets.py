@@ -9,9 +9,7 @@ bytes, which reads ten times faster than TFDS's default. Both are readable from 
 """
 
 import contextlib
-import io
 import json
-import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,19 +19,20 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from lwm import json_text
+from lwm.data.recipes import RecipeBuilder, Recipes, dataset_info, write
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 
 _VERSION = "1.0.0"
-Records = dict[str, Callable[[], Iterator[dict]]]
 
 
-class Frames(tfds.core.GeneratorBasedBuilder):
+class Frames(RecipeBuilder):
     """Frames: `image` uint8 [R, R, 3], `video` the name of its file, `index` its place there."""
 
     VERSION = tfds.core.Version(_VERSION)
 
-    def __init__(self, *, records: Records, resolution: int, **keywords):
-        self._records, self._resolution = records, resolution
+    def __init__(self, *, resolution: int, **keywords):
+        self._resolution = resolution
         super().__init__(**keywords)
 
     def _info(self):
@@ -43,21 +42,11 @@ class Frames(tfds.core.GeneratorBasedBuilder):
         features = {"image": image, "video": tfds.features.Text(), "index": np.int64}
         return dataset_info(self, features)
 
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(records) for split, records in self._records.items()}
 
-    def _generate_examples(self, records):
-        yield from enumerate(records())
-
-
-class Documents(tfds.core.GeneratorBasedBuilder):
+class Documents(RecipeBuilder):
     """Documents of one source, in parts; see `Document` for the fields."""
 
     VERSION = tfds.core.Version(_VERSION)
-
-    def __init__(self, *, records: Records, **keywords):
-        self._records = records
-        super().__init__(**keywords)
 
     def _info(self):
         features = {
@@ -69,12 +58,6 @@ class Documents(tfds.core.GeneratorBasedBuilder):
             "bytes": np.int64,
         }
         return dataset_info(self, features)
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(records) for split, records in self._records.items()}
-
-    def _generate_examples(self, records):
-        yield from enumerate(records())
 
 
 class Document(NamedTuple):
@@ -97,21 +80,18 @@ class Document(NamedTuple):
         return dict(zip(self.names, np.split(self.tokens, np.cumsum(self.lengths)[:-1]), strict=True))
 
 
-def write_frames(data_dir: epath.PathLike, records: Records, *, resolution: int) -> None:
+def write_frames(
+    data_dir: epath.PathLike, recipes: Recipes, *, resolution: int, workers: Workers | None = None
+) -> None:
     """Writes the Frames of `data_dir`: whole, or not at all. Splits without a record must be left out."""
-    write(
-        data_dir,
-        lambda: Frames(records=records, resolution=resolution, data_dir=data_dir, file_format="array_record"),
-    )
+    write(data_dir, Frames, recipes, workers, resolution=resolution)
 
 
-def write_documents(data_dir: epath.PathLike, source: str, records: Records) -> None:
+def write_documents(
+    data_dir: epath.PathLike, source: str, recipes: Recipes, *, workers: Workers | None = None
+) -> None:
     """Writes the Documents of one source: whole, or not at all. Splits without a record must be left out."""
-    config = tfds.core.BuilderConfig(name=source)
-    write(
-        data_dir,
-        lambda: Documents(records=records, config=config, data_dir=data_dir, file_format="array_record"),
-    )
+    write(data_dir, Documents, recipes, workers, config=tfds.core.BuilderConfig(name=source))
 
 
 def record_of(document: Document) -> dict:
@@ -236,27 +216,3 @@ def _decode_document(record: dict) -> Document:
     ):
         raise ValueError(f"parts {document.names} do not add up to {len(document.tokens)} tokens")
     return document
-
-
-def dataset_info(builder: tfds.core.DatasetBuilder, features: dict) -> tfds.core.DatasetInfo:
-    """Returns what a builder says of itself: its docstring, its features, records in the order made."""
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        features=tfds.features.FeaturesDict(features),
-        description=builder.__doc__,
-        disable_shuffling=True,
-    )
-
-
-def write(data_dir: epath.PathLike, make_builder: Callable[[], tfds.core.DatasetBuilder]) -> None:
-    """Runs a builder without its chatter; TFDS writes to a folder beside the final one and renames it."""
-    scratch = epath.Path(data_dir) / "partial" / "downloads"  # TFDS wants one, though nothing is downloaded
-    tfds.disable_progress_bar()
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            make_builder().download_and_prepare(download_dir=scratch)
-    finally:
-        log.setLevel(level)

@@ -8,6 +8,7 @@ Everything is made in OUTPUT.part, which is renamed at the end. Pictures that ca
 their documents, named and counted.
 """
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,13 +17,15 @@ from etils import epath
 from lwm.data import progress
 from lwm.data.inputs import SPLITS
 from lwm.data.interleaved import Page, Shown, read_pages
-from lwm.data.interleaved_records import PageRecord, write_pages
+from lwm.data.interleaved_records import PageRecord, page_sizes, record_of, write_pages
 from lwm.data.manifest import MANIFEST, finished, load_manifest, making, write_json
+from lwm.data.recipes import Recipe
 from lwm.data.splits import heldout_names
 from lwm.data.task_sources.reading import stop
 from lwm.data.task_sources.stamps import on_square
 from lwm.data.tokenizers import ByteTokenizer, Tokenizer, train_sentencepiece
 from lwm.data.video import BrokenMedia
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 
 
@@ -37,6 +40,7 @@ def prepare_pages(
     seed: int = 0,
     skip_broken: bool = False,
     track: progress.Track = progress.lines,
+    workers: Workers | None = None,
 ) -> dict:
     """Makes the folder `output` from the manifests in the folder `input` and returns its data.json.
 
@@ -50,6 +54,7 @@ def prepare_pages(
       min_similarity: see `read_pages`.
       seed: of what is held out.
       skip_broken: leave lines and pictures that are wrong out and list them; else stop at the first.
+      workers: where texts are tokenized and pictures opened; None = here.
 
     Raises:
       UserError: a setting that makes no sense, an `output` that is something else, a broken line.
@@ -83,16 +88,19 @@ def prepare_pages(
             (draft / name).write_bytes(content)
         counts = {}
         for source, own in by_split.items():
-            makers = {
-                split: lambda split=split, source=source, own=own: _records(
-                    track(own[split], f"{source} ({split})", len(own[split]), "documents"),
-                    tokenizer,
-                    resolution,
-                    broken,
+            recipes = {
+                split: Recipe(
+                    pages,
+                    functools.partial(_records, tokenizer=tokenizer, resolution=resolution),
+                    shown=lambda items, label=f"{source} ({split})": track(
+                        items, label, len(items), "documents"
+                    ),
                 )
-                for split in own
+                for split, pages in own.items()
             }
-            counts[source] = write_pages(draft, source, makers, resolution=resolution)
+            counts[source] = write_pages(draft, source, recipes, resolution=resolution, workers=workers)
+            for split, pages in own.items():
+                broken += _left_out(pages, page_sizes(draft, source, split)[:, 1], resolution)
         done = _about(tokenizer, resolution) | {
             "pages": counts,
             "dissimilar": found.dissimilar,
@@ -120,14 +128,13 @@ def _by_split(found: list[Page], heldout: float, seed: int) -> dict[str, dict[st
     }
 
 
-def _records(
-    own: Iterator[Page], tokenizer: Tokenizer, resolution: int, broken: list[tuple[str, str]]
-) -> Iterator[PageRecord]:
-    for page in own:
-        ids = [np.asarray(tokenizer.encode(text), np.int32) for text in page.texts]
-        shown = list(_opened(page.images, resolution, broken))
-        images = [pixels for _, pixels in shown]
-        yield PageRecord(
+def _records(page: Page, *, tokenizer: Tokenizer, resolution: int) -> Iterator[dict]:
+    """The one record of a page, without pictures that cannot be opened."""
+    ids = [np.asarray(tokenizer.encode(text), np.int32) for text in page.texts]
+    shown = list(_opened(page.images, resolution, []))
+    images = [pixels for _, pixels in shown]
+    yield record_of(
+        PageRecord(
             name=page.name,
             tokens=np.concatenate(ids),
             lengths=np.asarray([len(one) for one in ids], np.int32),
@@ -135,6 +142,19 @@ def _records(
             images=np.stack(images) if images else np.zeros((0, resolution, resolution, 3), np.uint8),
             positions=np.asarray([position for position, _ in shown], np.int32),
         )
+    )
+
+
+def _left_out(pages: list[Page], images: np.ndarray, resolution: int) -> list[tuple[str, str]]:
+    """(name, reason) of pictures that are in `pages` but not among those written, so many in each record.
+
+    They are opened once more: whoever wrote them may have been elsewhere.
+    """
+    broken: list[tuple[str, str]] = []
+    for page, written in zip(pages, images, strict=True):
+        if written < len(page.images):
+            list(_opened(page.images, resolution, broken))
+    return broken
 
 
 def _opened(

@@ -5,7 +5,7 @@ DATA/interleaved_pages/<source>/<split>.npy   int32 [documents, 2]: text tokens 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from lwm.data import datasets
+from lwm.data.recipes import RecipeBuilder, Recipes, dataset_info, write
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 
 MADE_BY = "python -m experiments.dreamllm_data"
@@ -40,13 +42,13 @@ class PageRecord(NamedTuple):
     positions: np.ndarray
 
 
-class InterleavedPages(tfds.core.GeneratorBasedBuilder):
+class InterleavedPages(RecipeBuilder):
     """Documents of text and pictures of one source; see `PageRecord` for the fields."""
 
     VERSION = tfds.core.Version(_VERSION)
 
-    def __init__(self, *, records: datasets.Records, resolution: int, **keywords):
-        self._records, self._resolution = records, resolution
+    def __init__(self, *, resolution: int, **keywords):
+        self._resolution = resolution
         super().__init__(**keywords)
 
     def _info(self):
@@ -56,50 +58,36 @@ class InterleavedPages(tfds.core.GeneratorBasedBuilder):
         features = {name: array(np.int32) for name in ("tokens", "lengths", "positions")}
         features |= {"name": tfds.features.Text(), "learned": array(np.uint8)}
         features["images"] = array(np.uint8, self._resolution, self._resolution, 3)
-        return datasets.dataset_info(self, features)
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(records) for split, records in self._records.items()}
-
-    def _generate_examples(self, records):
-        yield from enumerate(records())
+        return dataset_info(self, features)
 
 
 def write_pages(
     data_dir: epath.PathLike,
     source: str,
-    makers: Mapping[str, Callable[[], Iterator[PageRecord]]],
+    recipes: Recipes,
     *,
     resolution: int,
+    workers: Workers | None = None,
 ) -> dict[str, dict[str, int]]:
     """Writes the documents of a source by split, and counts them: {split: {documents, tokens, images}}.
 
-    A split without a document is left out.
+    Recipes make the records that `record_of` returns. A split without a document is left out.
     """
-    sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in makers}
-
-    def records(split):
-        for record in makers[split]():
-            sizes[split].append((len(record.tokens), len(record.images)))
-            yield record._asdict() | {"learned": record.learned.astype(np.uint8)}
-
-    datasets.write(
-        data_dir,
-        lambda: InterleavedPages(
-            records={split: lambda split=split: records(split) for split in makers},
-            resolution=resolution,
-            config=tfds.core.BuilderConfig(name=source),
-            data_dir=data_dir,
-            file_format="array_record",
-        ),
-    )
+    config = tfds.core.BuilderConfig(name=source)
+    write(data_dir, InterleavedPages, recipes, workers, resolution=resolution, config=config)
     counts = {}
-    for split, found in sizes.items():
+    for split in recipes:
+        found = [(len(page.tokens), len(page.images)) for page in pages(data_dir, source, split)]
         with _sizes_path(data_dir, source, split).open("wb") as file:
             np.save(file, np.asarray(found, np.int32).reshape(-1, 2))
         tokens, images = np.sum(found, axis=0).tolist()
         counts[split] = {"documents": len(found), "tokens": tokens, "images": images}
     return counts
+
+
+def record_of(page: PageRecord) -> dict:
+    """Returns the TFDS record of a document."""
+    return page._asdict() | {"learned": page.learned.astype(np.uint8)}
 
 
 def pages(data_dir: epath.PathLike, source: str, split: str) -> Sequence[PageRecord]:

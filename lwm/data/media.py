@@ -4,10 +4,14 @@ Each file is first spooled (partial/frames, partial/codes), which is where an in
 is trained on, further views may be kept, each like a file of its own named "FILE#1", "FILE#2", …
 """
 
+import contextlib
+import functools
 import hashlib
 import os
+import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -15,10 +19,61 @@ from etils import epath
 from lwm.data import datasets, splits
 from lwm.data.inputs import SPLITS, Item, media_kind
 from lwm.data.progress import Track
+from lwm.data.recipes import Recipe
 from lwm.data.video import WHOLE, BrokenMedia, View, draw_view, read_image, read_video
+from lwm.data.workers import Workers
 
 Counts = dict[str, dict[str, int]]  # media file -> split -> frames
 _CHUNK = 256  # frames handed to the encoder at a time
+
+
+class Decoding(NamedTuple):
+    """How the files of a folder are decoded. spool: where to · the rest as in `preparation.prepare`."""
+
+    folder: str
+    spool: epath.Path
+    resolution: int
+    fps: float
+    max_frames: int
+    heldout: float
+    views: int
+    seed: int
+
+    def frames_of(self, asked: tuple[str, str | None]) -> Counts:
+        """Spools a file (name, its split or None to split it in time) with its views; counts their frames.
+
+        What is there already is not decoded again. Raises BrokenMedia.
+        """
+        name, split = asked
+        total = self._spooled(name, name, WHOLE)
+        if split:
+            counts = {name: {split: total}}
+        else:
+            train = splits.train_frames(total, self.heldout)
+            counts = {name: {"train": train}}
+            if train < total:
+                counts[name]["heldout"] = total - train
+        for number in range(1, self.views if "train" in counts[name] else 1):
+            random = np.random.default_rng((self.seed, zlib.crc32(name.encode()), number))
+            self._spooled(name, view_name(name, number), draw_view(random))
+            counts[view_name(name, number)] = {"train": counts[name]["train"]}
+        return counts
+
+    def spool_ahead(self, asked: tuple[str, str | None]) -> None:
+        """As `frames_of`, for who comes later; a broken file is left to them."""
+        with contextlib.suppress(BrokenMedia):
+            self.frames_of(asked)
+
+    def _spooled(self, name: str, view_name: str, view: View) -> int:
+        """Frames of a view, decoded if they are not there yet."""
+        path, kept = os.path.join(self.folder, name), _key(self.spool, view_name, "raw")
+        size = self.resolution
+        if not kept.exists() and media_kind(name) == "image":
+            _spool(kept, [read_image(path, resolution=size, view=view)])
+        elif not kept.exists():
+            keeping = {"fps": self.fps, "max_frames": self.max_frames}
+            _spool(kept, read_video(path, resolution=size, view=view, **keeping))
+        return kept.stat().length // (size * size * 3)
 
 
 def store_frames(
@@ -33,49 +88,38 @@ def store_frames(
     views: int,
     seed: int,
     track: Track,
+    workers: Workers | None = None,
 ) -> tuple[Counts, list[tuple[str, str]]]:
     """Decodes the files `asked` ({name: its split, None to split it in time}) and writes them as Frames.
 
     Of what is trained on there are `views` views: the picture itself, the others drawn from `seed` and the
-    file's name, each the same for all frames of its clip.
+    file's name, each the same for all frames of its clip. `workers`, if any, decode all files first, except
+    that a file which is broken there is tried once more here.
 
     Returns the frames of each file and view by split, and (name, reason) of the files that are broken.
     """
     spool = output / "partial" / "frames"
     spool.mkdir(parents=True, exist_ok=True)
-
-    def spooled(name: str, view_name: str, view: View) -> int:
-        """Frames of a view, decoded if they are not there yet."""
-        path, kept = os.path.join(folder, name), _key(spool, view_name, "raw")
-        if not kept.exists() and media_kind(name) == "image":
-            _spool(kept, [read_image(path, resolution=resolution, view=view)])
-        elif not kept.exists():
-            _spool(kept, read_video(path, resolution=resolution, fps=fps, max_frames=max_frames, view=view))
-        return kept.stat().length // (resolution * resolution * 3)
-
+    decoding = Decoding(folder, spool, resolution, fps, max_frames, heldout, views, seed)
+    if workers:
+        workers.each(decoding.spool_ahead, list(asked.items()))
     counts, broken = {}, []
-    for name, split in track(asked.items(), "frames", len(asked), "files"):
+    for one in track(asked.items(), "frames", len(asked), "files"):
         try:
-            total = spooled(name, name, WHOLE)
-            if split:
-                counts[name] = {split: total}
-            else:
-                train = splits.train_frames(total, heldout)
-                counts[name] = {"train": train}
-                if train < total:
-                    counts[name]["heldout"] = total - train
-            for number in range(1, views if "train" in counts[name] else 1):
-                random = np.random.default_rng((seed, zlib.crc32(name.encode()), number))
-                spooled(name, view_name(name, number), draw_view(random))
-                counts[view_name(name, number)] = {"train": counts[name]["train"]}
+            counts |= decoding.frames_of(one)
         except BrokenMedia as error:
-            broken.append((name, str(error)))
-    if counts:
-        held = [split for split in SPLITS if any(split in by_split for by_split in counts.values())]
-        records = {
-            split: lambda split=split: _frame_records(spool, counts, split, resolution) for split in held
-        }
-        datasets.write_frames(output, records, resolution=resolution)
+            broken.append((one[0], str(error)))
+    recipes = {}
+    for split in SPLITS:
+        held = [(name, by_split) for name, by_split in counts.items() if split in by_split]
+        if held:
+            firsts = [by_split.get("train", 0) if split == "heldout" else 0 for _, by_split in held]
+            stored = [by_split[split] for _, by_split in held]
+            items = [(name, *where) for (name, _), *where in zip(held, firsts, stored, strict=True)]
+            make = functools.partial(_frame_records, spool=spool, resolution=resolution)
+            recipes[split] = Recipe(items, make, stored)
+    if recipes:
+        datasets.write_frames(output, recipes, resolution=resolution, workers=workers)
     return counts, broken
 
 
@@ -169,23 +213,23 @@ def frame_tokens(codes_FP: np.ndarray, codes: int) -> np.ndarray:
 
 
 def _spool(path: epath.Path, pictures: Iterable[np.ndarray]) -> None:
-    """Writes pictures to `path` as raw bytes, all or none."""
-    draft = path.parent / (path.name + ".part")
+    """Writes pictures to `path` as raw bytes, all or none, whoever else does the same."""
+    draft = path.parent / f"{path.name}.{uuid.uuid4().hex}.part"
     with draft.open("wb") as file:
         for picture in pictures:
             file.write(picture.tobytes())
     draft.replace(path)
 
 
-def _frame_records(spool: epath.Path, counts: Counts, split: str, resolution: int) -> Iterator[dict]:
-    for name, by_split in counts.items():
-        first = by_split.get("train", 0) if split == "heldout" else 0
-        size = resolution * resolution * 3
-        with _key(spool, name, "raw").open("rb") as file:
-            file.seek(first * size)
-            for index in range(first, first + by_split.get(split, 0)):
-                image = np.frombuffer(file.read(size), np.uint8).reshape(resolution, resolution, 3)
-                yield {"image": image, "video": name, "index": index}
+def _frame_records(item: tuple[str, int, int], *, spool: epath.Path, resolution: int) -> Iterator[dict]:
+    """Records of frames of a file: its name, the first of them, how many."""
+    name, first, count = item
+    size = resolution * resolution * 3
+    with _key(spool, name, "raw").open("rb") as file:
+        file.seek(first * size)
+        for index in range(first, first + count):
+            image = np.frombuffer(file.read(size), np.uint8).reshape(resolution, resolution, 3)
+            yield {"image": image, "video": name, "index": index}
 
 
 def _codes_path(output: epath.Path, name: str, split: str) -> epath.Path:

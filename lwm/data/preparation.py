@@ -13,6 +13,7 @@ from etils import epath
 
 from lwm.data import assembly, datasets, manifest, media, progress, splits, tokenizers
 from lwm.data.inputs import SPLITS, Item, read_parts, scan
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -35,13 +36,15 @@ def prepare(
     vqgan: str | None = None,
     load_encoder: Callable[[str], tuple[Encode, int]] | None = None,
     track: progress.Track = progress.lines,
+    workers: Workers | None = None,
 ) -> dict:
     """Makes the data folder `output` from the folder `input`, or goes on with it, and returns its data.json.
 
     Without `vqgan`: frames, tokenizer and the sources that are text alone. With it (now or in a later call)
     also the sources with vision; `load_encoder(vqgan) -> (encode, codes)` is called when there is something
-    to encode, with encode: uint8 [F, R, R, 3] -> int [F, P] and codes the size of the codebook. Other
-    arguments: the verb's flags.
+    to encode, with encode: uint8 [F, R, R, 3] -> int [F, P] and codes the size of the codebook. `workers`
+    decode, tokenize and write, if there are any; the folder is the same as without. Other arguments: the
+    verb's flags.
 
     Raises UserError for settings that make no sense or differ from those `output` was begun with, a folder
     without any usable file, a tokenizer that does not fit. Broken files and lines are listed in data.json
@@ -76,7 +79,7 @@ def prepare(
 
     with manifest.writing_to(output):
         _begin(output, record, ids)
-        _store_media(input, output, record, items, inventory.broken, track)
+        _store_media(input, output, record, items, inventory.broken, track, workers)
         usable = [item for item in items if item.media is None or item.media in record["media"]]
         kept, dropped, longest = assembly.fitting(input, usable, ids, max_caption)
         sources = dict.fromkeys(item.source for item in kept)
@@ -89,7 +92,7 @@ def prepare(
             built += [source for source in sources if source in pictured]
         for source in built:
             mine = [item for item in shown if item.source == source]
-            assembly.store_documents(input, output, source, mine, record["media"], ids, codes, track)
+            assembly.store_documents(input, output, source, mine, record["media"], ids, codes, track, workers)
         done = {
             "tokenizer": ids.kind,
             "vocab_size": ids.vocab_size,
@@ -165,7 +168,13 @@ def _begin(output: epath.Path, record: dict, ids: tokenizers.Tokenizer) -> None:
 
 
 def _store_media(
-    input: str, output: epath.Path, record: dict, items: list[Item], broken: list, track: progress.Track
+    input: str,
+    output: epath.Path,
+    record: dict,
+    items: list[Item],
+    broken: list,
+    track: progress.Track,
+    workers: Workers | None,
 ) -> None:
     """Fills record["media"] and record["broken"]; takes everything back if nothing at all is usable."""
     if record["media"] is not None:
@@ -173,7 +182,9 @@ def _store_media(
     _remove(datasets.frames_dir(output))
     asked = {item.media: item.split for item in items if item.media}
     options = {name: record["settings"][name] for name in _DECODING}
-    record["media"], record["broken"] = media.store_frames(input, output, asked, track=track, **options)
+    record["media"], record["broken"] = media.store_frames(
+        input, output, asked, track=track, workers=workers, **options
+    )
     if not record["media"] and all(item.media for item in items):
         output.rmtree()
         raise UserError(_nothing_usable(input, [*record["broken"], *broken]))

@@ -23,6 +23,7 @@ from lwm.data.task_records import TASKS_JSON, Record, check_modality, load_tasks
 from lwm.data.task_sources.reading import Reading, stop
 from lwm.data.tasks import TASKS, Task, bases
 from lwm.data.tokenizers import train_sentencepiece
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 
 SPLITS = ("train", "heldout")
@@ -54,6 +55,7 @@ def prepare_tasks(
     skip_damaged: bool = False,
     library: str = "",
     track: progress.Track = progress.lines,
+    workers: Workers | None = None,
 ) -> dict:
     """Makes the folder `output` from the packages in `sources` and returns its tasks.json, see `load_tasks`.
 
@@ -63,6 +65,7 @@ def prepare_tasks(
       max_source, max_target, max_seconds: samples that are longer are left out and counted.
       heldout: chance of an item to be held out, by a hash of `seed` and its name: in all tasks, or in none.
       skip_damaged: leave damaged files out and list them, instead of stopping at the first.
+      workers: where records are written; None = here. The packages are read here.
 
     Raises:
       UserError: a setting that makes no sense or differs from that of a finished `output`, a package that is
@@ -124,7 +127,7 @@ def prepare_tasks(
         for name, content in tokenizer.files.items():
             (draft / name).write_bytes(content)
         for name in track(samples, "tasks", len(samples), "written"):
-            write_task(draft, name, samples[name])
+            write_task(draft, name, samples[name], workers=workers)
         write_json(draft / TASKS_JSON, done)
     return done
 

@@ -9,7 +9,7 @@ What a record has to hold depends on the kind of its task:
 """
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from PIL import Image
 
 from lwm import bounds
 from lwm.data import datasets
+from lwm.data.recipes import Recipe, RecipeBuilder, dataset_info, write
+from lwm.data.workers import Workers
 from lwm.errors import UserError
 from lwm.json_text import check_fields, read_block
 from lwm.limits import COUNT, SIZE, Limits
@@ -65,36 +67,29 @@ class Record(NamedTuple):
     label: str = ""
 
 
-class TaskRecords(tfds.core.GeneratorBasedBuilder):
+class TaskRecords(RecipeBuilder):
     """The samples of one task; see `Record` for the fields."""
 
     VERSION = tfds.core.Version(_VERSION)
-
-    def __init__(self, *, records: Mapping[str, Callable[[], Iterator[dict]]], **keywords):
-        self._records = records
-        super().__init__(**keywords)
 
     def _info(self):
         texts = ("key", "base", "image", "source", "target", "label")  # Text keeps bytes as they are
         waveform = tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes")
         features = {name: tfds.features.Text() for name in texts} | {"waveform": waveform, "rate": np.int64}
-        return datasets.dataset_info(self, features)
-
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(records) for split, records in self._records.items()}
-
-    def _generate_examples(self, records):
-        yield from enumerate(records())
+        return dataset_info(self, features)
 
 
-def write_task(data_dir: epath.PathLike, task: str, records: Mapping[str, Sequence[Record]]) -> None:
+def write_task(
+    data_dir: epath.PathLike,
+    task: str,
+    records: Mapping[str, Sequence[Record]],
+    *,
+    workers: Workers | None = None,
+) -> None:
     """Writes the records of a task by split: whole, or not at all. A split without a record is left out."""
-    makers = {split: lambda own=own: (one._asdict() for one in own) for split, own in records.items() if own}
+    recipes = {split: Recipe(own, _encode) for split, own in records.items() if own}
     config = tfds.core.BuilderConfig(name=task)
-    datasets.write(
-        data_dir,
-        lambda: TaskRecords(records=makers, config=config, data_dir=data_dir, file_format="array_record"),
-    )
+    write(data_dir, TaskRecords, recipes, workers, config=config)
 
 
 def task_records(data_dir: epath.PathLike, task: str, split: str) -> Sequence[Record]:
@@ -151,6 +146,10 @@ def decode_png(record: Record) -> np.ndarray:
     except Exception as error:  # whatever Pillow stumbles over
         reason = str(error).split("<", 1)[0].strip()
         raise UserError(f"image of sample {record.key!r} is damaged ({reason}); prepare it again") from None
+
+
+def _encode(record: Record) -> list[dict]:
+    return [record._asdict()]
 
 
 def _decode(record: dict) -> Record:

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 
 from lwm.data import datasets
+from lwm.data.recipes import Recipe
 from lwm.errors import UserError
 
 
@@ -20,8 +22,8 @@ def document(at):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("datasets")
-    makers = {"train": lambda: (datasets.record_of(document(at)) for at in range(40))}
-    datasets.write_documents(path, "video", makers)
+    recipe = Recipe(range(40), lambda at: [datasets.record_of(document(at))])
+    datasets.write_documents(path, "video", {"train": recipe})
     return path
 
 
@@ -54,13 +56,20 @@ def test_a_source_that_is_missing_is_named(written):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    def records():
+    def records(at):
         yield datasets.record_of(document(1))
         raise KeyError("no second one")
 
     with pytest.raises(KeyError):
-        datasets.write_documents(tmp_path, "text", {"train": records})
+        datasets.write_documents(tmp_path, "text", {"train": Recipe([0], records)})
     assert not [path for path in (tmp_path / "documents").rglob("*") if path.is_file()]
+
+
+def test_a_split_that_tfds_would_sort_by_tensorflow_is_written_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)
+    recipe = Recipe(range(9), lambda at: [datasets.record_of(document(at))])
+    datasets.write_documents(tmp_path, "video", {"train": recipe})
+    assert [one.bytes for one in datasets.documents(tmp_path, "video", "train")] == list(range(0, 63, 7))
 
 
 def test_frames_are_the_pictures_of_the_films(data_dir):
