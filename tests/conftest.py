@@ -205,7 +205,7 @@ def noise_videos(tmp_path_factory):
 
         made = {split: recipes.Recipe([split], records) for split in lengths}
         datasets.write_frames(folder, made, resolution=side)
-        manifest.write_json(folder / manifest.RECORD, {"media": counts})
+        manifest.write_json(folder / manifest.RECORD, {"settings": {}, "media": counts, "broken": []})
         about = {"tokenizer": "bytes", "vocab_size": 259, "resolution": side, "sources": {}}
         about["frames"] = {split: 3 * length for split, length in lengths.items()}
         manifest.write_json(folder / manifest.MANIFEST, about)
