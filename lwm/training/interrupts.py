@@ -11,8 +11,8 @@ from orbax.checkpoint import multihost
 class Interrupts:
     """Use as a context manager around training; `received` is the signal that asked for the end, or None.
 
-    Only on one process: on a cluster jax.distributed agrees on a step after which all hosts save, and signals
-    are left to it. Outside the main thread signals cannot be caught, and nothing is changed.
+    Signals are caught on one process only: on a cluster they are left to jax.distributed, which tells all
+    hosts of the same step. Outside the main thread they cannot be caught, and nothing is changed.
     """
 
     def __init__(self):
