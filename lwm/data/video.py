@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 # A video is one file: FFmpeg also knows lists of other files and of addresses, which it would open.
 _ALONE = {
     "protocol_whitelist": "file",
-    "format_whitelist": "mov,matroska,avi,flv,live_flv,asf,mpeg,mpegts,mpegvideo,m4v,ogg",
+    "format_whitelist": "mov,matroska,avi,flv,live_flv,asf,gif,mpeg,mpegts,mpegvideo,m4v,ogg",
 }
 _LATE = 2  # frames that an edit list may hide
 _SLACK = 0.05  # of a sampling period: containers round 1/24 s and the like to their own ticks

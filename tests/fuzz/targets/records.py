@@ -8,6 +8,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from lwm.data import datasets, interleaved_records, task_records
+from lwm.data.recipes import Recipe, Recipes
 from tests.fuzz.target import Target
 
 _SPLIT = "train"
@@ -24,6 +25,10 @@ def _document(at: int) -> datasets.Document:
     )
 
 
+def _made(records: list[dict]) -> Recipes:
+    return {_SPLIT: Recipe(records, lambda record: [record])}
+
+
 @functools.cache
 def _written() -> dict[str, bytes]:
     """The files of a data folder with one data set of each kind."""
@@ -38,11 +43,12 @@ def _written() -> dict[str, bytes]:
     sample = task_records.Record("a", "b", waveform=np.ones(3, np.int16), rate=100, target="x")
     frames = [{"image": np.zeros((2, 2, 3), np.uint8), "video": "a.mp4", "index": at} for at in range(2)]
     with tempfile.TemporaryDirectory() as folder:
-        datasets.write_documents(
-            folder, "a", {_SPLIT: lambda: map(datasets.record_of, map(_document, range(2)))}
+        documents = [datasets.record_of(_document(at)) for at in range(2)]
+        datasets.write_documents(folder, "a", _made(documents))
+        datasets.write_frames(folder, _made(frames), resolution=2)
+        interleaved_records.write_pages(
+            folder, "a", _made([interleaved_records.record_of(page)]), resolution=2
         )
-        datasets.write_frames(folder, {_SPLIT: lambda: iter(frames)}, resolution=2)
-        interleaved_records.write_pages(folder, "a", {_SPLIT: lambda: iter([page])}, resolution=2)
         task_records.write_task(folder, "a", {_SPLIT: [sample]})
         paths = [path for path in Path(folder).rglob("*") if path.is_file() and "partial" not in path.parts]
         return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
