@@ -63,7 +63,7 @@ def stages(blocks: Mapping[str, Mapping], rows: Sequence[Mapping], unit: str) ->
         own = [row for row in rows if row["stage"] == name]
         speeds = sorted(row[f"{unit}_per_second"] for row in own if row.get(f"{unit}_per_second"))
         before, before_seconds = seen, seconds
-        seen = max((row.get(unit, 0) for row in own), default=seen)
+        seen = max((row.get(unit) or 0 for row in own), default=seen)
         seconds = max((row["seconds"] for row in own), default=seconds)
         yield {
             "name": name,
