@@ -39,14 +39,14 @@ def kaplan(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> np.n
 
 
 def interaction(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """[S, 5]: C, log A, log B, alpha, beta of what is left of `loss` above `base` [runs]."""
+    """[S, 5]: C and the logarithms of A, B, alpha, beta of what is left of `loss` above `base` [runs]."""
     found = []
     for alpha, beta in itertools.product(EXPONENTS, EXPONENTS):
         columns = np.stack([-np.ones_like(loss), parameters**-alpha, tokens**-beta], 1)
         shift = max(0.0, float((base - loss).max()))  # makes what is left positive; C may have either sign
         c, a, b = _coefficients(columns * [[-1, 1, 1]], loss - base + shift, loss)
         least = LEAST * loss.mean() / np.abs(columns[:, 1:]).mean(0)
-        found.append([shift - c, *np.log(np.maximum([a, b], least)), alpha, beta])
+        found.append([shift - c, *np.log(np.maximum([a, b], least)), *np.log([alpha, beta])])
     return np.array(found)
 
 

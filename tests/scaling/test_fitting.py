@@ -37,7 +37,7 @@ KNOWN = {
         np.array([3.0, 0.06, 0.04, 0.01]),
         mixed(),
     ),
-    "mixed-modal": (MIXED_MODAL, np.array([0.3, *np.log([15, 200]), 0.3, 0.5]), mixed()),
+    "mixed-modal": (MIXED_MODAL, np.array([0.3, *np.log([15, 200, 0.3, 0.5])]), mixed()),
     "helped": (EFFECTIVE, np.array([*TEXT, 0.3]), mixed()),
     "harmed": (EFFECTIVE, np.array([*TEXT, -0.02]), mixed()),
 }

@@ -22,7 +22,7 @@ CASES = {
     "one slope": (laws.hypothesis(("text", "image")), np.array([9.0, 0.1])),
     "free slopes": (laws.hypothesis(("text", "image"), slopes="free"), np.array([9.0, 0.2, 0.1, 0.05])),
     "one slope, log": (laws.hypothesis(("text", "image"), performance="log loss"), np.array([3.0, 0.05])),
-    "mixed": (laws.mixed_modal(FIRST, SECOND), np.array([0.2, 2.0, 3.0, 0.3, 0.25])),
+    "mixed": (laws.mixed_modal(FIRST, SECOND), np.array([0.2, 2.0, 3.0, *np.log([0.3, 0.25])])),
     "effective": (laws.effective_data(("text", "image"), target=1), np.array([0.4, 4, 5, 0.4, 0.3, 0.6])),
     "competing": (laws.effective_data(("text", "image"), target=1), np.array([0.4, 4, 5, 0.4, 0.3, -0.01])),
 }
