@@ -209,21 +209,29 @@ def conclusion(found: Mapping[str, Answer], why: Iterable[str]) -> str:
     return f"The Scaling Law Hypothesis, one slope as published: {overall(verdicts, list(why))}."
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def print_answers(description: str, lines_of: Callable[[str, int], list[str]]) -> None:
+    """Reads --csv and --draws, and prints what `lines_of` says of them; a mistake is one line and code 2."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--csv", default=str(CSV), help="of experiments/scaling.py")
     parser.add_argument("--draws", type=int, default=200, help="of each bootstrap")
     chosen = parser.parse_args()
     try:
-        found, why = answers(chosen.csv, chosen.draws)
-        for one in found.values():
-            print("\n".join(told(one)))
-        for where, reason in why.items():
-            print(f"\n**{where}**: too few rows yet ({reason})")
-        print(f"\n{conclusion(found, why)}")
+        print("\n".join(lines_of(chosen.csv, chosen.draws)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def lines(path: os.PathLike | str, draws: int) -> list[str]:
+    """All that is said of the laws."""
+    found, why = answers(path, draws)
+    said = [line for one in found.values() for line in told(one)]
+    said += [f"\n**{where}**: too few rows yet ({reason})" for where, reason in why.items()]
+    return [*said, f"\n{conclusion(found, why)}"]
+
+
+def main() -> None:
+    print_answers(__doc__, lines)
 
 
 if __name__ == "__main__":

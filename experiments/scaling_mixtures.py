@@ -11,10 +11,8 @@ are held out, and the laws of single modalities see no run alone of that size ei
 needs no law: the same models were trained on the same tokens alone.
 """
 
-import argparse
 import math
 import os
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,8 +20,7 @@ import numpy as np
 
 from experiments import scaling_laws
 from experiments.scaling_data import VOCABULARIES
-from experiments.scaling_laws import CSV, MODALITIES, alone
-from lwm.errors import UserError
+from experiments.scaling_laws import MODALITIES, alone
 from lwm.evaluation.intervals import student
 from lwm.scaling import laws
 from lwm.scaling.comparison import Judgement, judge, judge_drawn, table
@@ -195,20 +192,15 @@ def told(one: Mixture) -> list[str]:
     return lines + [f"The hypothesis, one slope: {one.verdict.sentence}.", f"{one.said}."]
 
 
+def lines(path: os.PathLike | str, draws: int) -> list[str]:
+    """All that is said of pairs."""
+    found, why = mixtures(path, draws)
+    said = [line for one in found.values() for line in told(one)]
+    return said + [f"\n**text + {name}**: too few rows yet ({reason})" for name, reason in why.items()]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--csv", default=str(CSV), help="of experiments/scaling.py")
-    parser.add_argument("--draws", type=int, default=200, help="of each bootstrap")
-    chosen = parser.parse_args()
-    try:
-        found, why = mixtures(chosen.csv, chosen.draws)
-        for one in found.values():
-            print("\n".join(told(one)))
-        for name, reason in why.items():
-            print(f"\n**text + {name}**: too few rows yet ({reason})")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    scaling_laws.print_answers(__doc__, lines)
 
 
 if __name__ == "__main__":

@@ -51,11 +51,13 @@ class Law:
         """Loss [runs]."""
         if self.linear_in == "loss":
             return self.design(runs) @ theta
-        return np.exp(self.log_loss(np.asarray(theta), runs)[0])
+        with np.errstate(over="ignore"):  # far from the runs, the draws of a bootstrap may foretell inf
+            return np.exp(self.log_loss(np.asarray(theta), runs)[0])
 
     def natural(self, theta: np.ndarray) -> np.ndarray:
         """The parameters themselves, [..., K], in the order of `names`."""
-        return np.where(self.logs, np.exp(np.where(self.logs, theta, 0.0)), theta)
+        with np.errstate(over="ignore"):
+            return np.where(self.logs, np.exp(np.where(self.logs, theta, 0.0)), theta)
 
     def values(self, theta: np.ndarray) -> dict[str, float]:
         return dict(zip(self.names, map(float, self.natural(theta)), strict=True))

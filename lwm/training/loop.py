@@ -133,14 +133,14 @@ def train(
             for plan in plans:
                 if plan.index and names[plan.index - 1] == stop_after:
                     break
-                ended = _run_stage(plan, run)
-                if interrupts.received or not ended:
-                    return interrupts.received or signal.SIGTERM
+                _run_stage(plan, run)
+                if interrupts.received:
+                    return interrupts.received
         return None
 
 
-def _run_stage(plan: Plan, run: Run) -> bool:
-    """Runs or continues one stage; whether it came to its end."""
+def _run_stage(plan: Plan, run: Run) -> None:
+    """Runs or continues one stage, to its end or until `run.interrupts` has received a signal."""
     stage, experiment, names = plan.stage, run.experiment, list(run.experiment.stages)
     run.watch.enter(stage.name, plan.index, 0, "starting")
     with (
@@ -186,7 +186,6 @@ def _run_stage(plan: Plan, run: Run) -> bool:
             run.report.say(
                 f"{stage.name} · stopped and saved at step {step} of {stage.steps}; run again to go on"
             )
-        return step == stage.steps
 
 
 def _train_from(
