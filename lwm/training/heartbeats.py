@@ -1,10 +1,11 @@
 """Where each host of a run is: WORKDIR/hosts/<index>.json, rewritten every few seconds; read without JAX."""
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from etils import epath
+
+from lwm import json_text
 
 SILENT = 60.0  # seconds without a sign of life after which a host is said to be silent
 
@@ -34,7 +35,7 @@ def read_beats(workdir: epath.PathLike) -> list[Beat]:
     folder, found = epath.Path(workdir) / "hosts", []
     for path in folder.glob("*.json") if folder.exists() else ():
         try:
-            found.append(Beat(**json.loads(path.read_text())))
+            found.append(Beat(**json_text.read(path)))
         except (ValueError, TypeError, OSError):
             continue  # from another version, or gone
     return sorted(found)

@@ -1,12 +1,12 @@
 """Where a run stands, from the files in its workdir alone: no JAX, no device, and nothing is written."""
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
+from lwm import json_text
 from lwm.errors import UserError
 from lwm.training.heartbeats import SILENT, laggards, read_beats
 from lwm.training.metrics import read_rows
@@ -38,8 +38,9 @@ def status(workdir: epath.PathLike, now: float | None = None) -> list[str]:
 def _config(workdir: epath.Path) -> dict[str, Any]:
     path = workdir / "config.json"
     try:
-        config = json.loads(path.read_text())
-        if not isinstance(config["experiment"], str) or not config["stages"].items():
+        config = json_text.read(path)
+        steps = [int(stage["steps"]) for stage in config["stages"].values()]
+        if not isinstance(config["experiment"], str) or not steps:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -96,9 +97,17 @@ def _skips(workdir: epath.Path, rows: list[dict]) -> Iterator[str]:
         yield f"offending batches in {folder}: {', '.join(names[:_SHOWN])}{more}"
 
 
-def _hosts(workdir: epath.Path, now: float) -> Iterator[str]:
+def _started(workdir: epath.Path) -> int:
+    """Hosts that the run was last started on; 1 if nothing readable tells."""
     starts = sorted((workdir / "starts").glob("*.json")) if (workdir / "starts").exists() else []
-    hosts = json.loads(starts[-1].read_text())["processes"] if starts else 1
+    try:
+        return int(json_text.read(starts[-1])["processes"])
+    except (IndexError, OSError, ValueError, KeyError, TypeError):
+        return 1
+
+
+def _hosts(workdir: epath.Path, now: float) -> Iterator[str]:
+    hosts = _started(workdir)
     beats = [beat for beat in read_beats(workdir) if beat.index < hosts]
     if not beats:
         yield "hosts: none has been heard of"

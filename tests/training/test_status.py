@@ -63,12 +63,19 @@ def test_a_run_that_has_not_written_anything_yet(tmp_path):
     assert status(tmp_path, NOW)[1:] == ["a · step 0 of 10", "hosts: none has been heard of"]
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"experiment": "x"}'])
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", '{"experiment": "x"}', '{"experiment": "x", "stages": {"a": {}}}']
+)
 def test_a_folder_that_holds_no_run(tmp_path, content):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=f"workdir: {tmp_path} holds no run"):
         status(tmp_path)
+
+
+def test_a_start_that_cannot_be_read_counts_as_one_host(workdir):
+    (workdir / "starts/2.json").write_text('{"processes": ')
+    assert status(workdir, NOW)[6] == "hosts: 1 of 1 running, last heard of 0:01 ago"
 
 
 def test_the_verb_needs_no_jax(workdir):
