@@ -15,7 +15,7 @@ Small     python -m lwm.train --config=experiments/multimodel.py:quicktest --wor
 Hardware  two CPU cores.
 Expected  the paper: on tasks with little data the joint model is better, on others a little worse.
           Found: see README.md of this folder.
-Trials    parsing alone, seed 0, nats over the last fifth of the steps: 1,000 steps of 4 rows 1.29 at a rate of
+Trials    parsing alone, seed 0, nats over the last fifth of steps: 1,000 steps of 4 rows 1.29 at a rate of
           1e-3, 1.17 at 3e-3; 500 of 8 rows 1.61 at 1e-3, 1.28 at 3e-3, 1.33 at 6e-3. All eight, 4 rows of
           each, 500 steps at 2e-3: translation was behind its baselines in most scores.
 

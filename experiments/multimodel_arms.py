@@ -23,7 +23,7 @@ TASKS = {
 }
 LITTLE = ("stamp_class", "stamp_caption", "speech")  # fewer than a thousand samples
 PICTURES = ("stamp_class", "stamp_caption")
-# Of a task in a step of "joint". A row of speech takes as long as seven of text, and of speech there is little.
+# Of a task in a step of "joint". A row of speech takes as long as seven of text, and there are few of them.
 ROWS = {"classify": 2, "caption": 2, "speech": 1, "translate": 4}
 # GFLOP of a row in a training step by formula (lwm/compilation/task_flops.py): what compute is counted in.
 COST = {"classify": 0.257, "caption": 0.392, "speech": 0.365, "translate": 0.187}
