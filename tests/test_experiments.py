@@ -13,6 +13,7 @@ from experiments import (
     multimodel,
     multimodel_arms,
     multimodel_tables,
+    multimodel_verdict,
     needle_corpus,
     needle_miniature,
     packing_ablation,
@@ -224,3 +225,35 @@ def test_tables_of_multimodel_compare_seed_by_seed_and_know_what_is_better():
     assert (words[2], words[-1], nats[-1]) == ("0.35", "1 of 2", "1 of 1"), "the longest runs alone"
     curve = multimodel_tables.scarcity(rows, "speech", "words_right")["all"]
     assert curve == [(100, [0.15]), (0, [0.5, 0.2])]
+
+
+@pytest.mark.parametrize(
+    "little, much, said",
+    [
+        ([0.3, 0.31, 0.29], [-0.1, -0.1, -0.11], "CONFIRMED: tasks with little data gain; others lose less"),
+        ([0.3, 0.31, 0.29], [0.2, 0.2, 0.21], "CONFIRMED: tasks with little data gain, and so do others"),
+        ([0.3, 0.31, 0.29], [-0.5, -0.5, -0.51], "REFUTED: others lose more"),
+        ([0.3, 0.31, 0.29], [-0.3, -0.2, -0.4], "OPEN: others may lose more"),
+        ([-0.3, -0.31, -0.29], [0.2, 0.2, 0.21], "REFUTED: tasks with little data lose"),
+        ([0.3, -0.3, 0.1], [0.2, 0.2, 0.21], "OPEN: the interval"),
+        ([0.3], [0.2, 0.2], "OPEN: fewer than two seeds"),
+    ],
+)
+def test_the_pattern_of_multimodel_is_judged_by_intervals(little, much, said):
+    assert multimodel_verdict.verdict(little, much).startswith(said)
+
+
+def test_gains_of_multimodel_pair_seeds_that_all_tasks_have():
+    nats = {
+        "joint": {"a": {"0": 1.0, "1": 2.0}, "b": {"1": 3.0, "0": 5.0}},
+        "single_a": {"a": {"0": 1.5, "1": 2.1}},
+        "single_b": {"b": {"1": 3.3}},
+    }
+    rows = [
+        {"arm": arm, "task": task, "seed": seed, "score": "nats", "steps": "10", "value": str(value)}
+        for arm, tasks in nats.items()
+        for task, values in tasks.items()
+        for seed, value in values.items()
+    ]
+    found = multimodel_verdict.gain(rows, ("a", "b"), "joint", "single_{}".format)
+    assert found == [pytest.approx((0.1 + 0.3) / 2)], "seed 1 alone was trained with all"
