@@ -3,8 +3,8 @@
     python -m experiments.multimodel_verdict
 
 The pattern (1706.05137, tables 2 and 3): tasks with little data gain from being learned beside others, and
-others lose little. Measured in nats a target, of one seed against the same seed, as the mean over the tasks of
-a group; intervals are Student's 95 % over seeds. "Little" is no more than the others gain.
+others lose little. Measured in nats a target, of one seed against the same seed, as the mean over the tasks
+of a group; intervals are Student's 95 % over seeds. "Little" is no more than the others gain.
 """
 
 import argparse
@@ -66,10 +66,8 @@ def lines(rows: Rows) -> Iterator[str]:
         yield f"{how}: {verdict(*found)}"
         for tasks, own in zip(groups, found, strict=True):
             yield f"  {', '.join(tasks)}: {told(own)}"
-    control, rest = (
-        gain(rows, LITTLE, "shuffled", single),
-        gain(rows, LITTLE, "joint", lambda task: "shuffled"),
-    )
+    control = gain(rows, LITTLE, "shuffled", single)
+    rest = gain(rows, LITTLE, "joint", lambda task: "shuffled")
     yield f"control, tasks with little data beside shuffled labels over alone: {told(control)}"
     yield f"  beside right labels over shuffled ones: {told(rest)}"
 
