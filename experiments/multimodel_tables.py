@@ -23,16 +23,18 @@ def accuracy(task: str) -> str:
     return "accuracy" if TASKS[task] == "classify" else "words_right"
 
 
-def by_seed(rows: Rows, arm: str, task: str, score: str) -> dict[str, float]:
-    """Values by seed; of several lengths of a run that of the longest."""
+def by_seed(rows: Rows, arm: str, task: str, score: str, beside: str = "") -> dict[str, float]:
+    """Values by seed; of several lengths of a run that of the longest, which `beside`, an arm, has as well."""
     own = [row for row in rows if (row["arm"], row["task"], row["score"]) == (arm, task, score)]
-    longest = max((int(row["steps"]) for row in own), default=0)
+    other = {row["steps"] for row in rows if (row["arm"], row["task"]) == (beside or arm, task)}
+    longest = max((int(row["steps"]) for row in own if row["steps"] in other), default=0)
     return {row["seed"]: float(row["value"]) for row in own if int(row["steps"]) == longest}
 
 
 def gains(rows: Rows, task: str, score: str, arm: str, other: str) -> list[float]:
-    """How much better `arm` is than `other`, for each seed that both have."""
-    ours, theirs = (by_seed(rows, name, task, score) for name in (arm, other))
+    """How much better `arm` is than `other`, both with as many steps, for each seed that both have."""
+    ours = by_seed(rows, arm, task, score, other)
+    theirs = by_seed(rows, other, task, score, arm)
     scale = 1 if score == "nats" else 100
     return [scale * _sign(score) * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs]
 
@@ -70,7 +72,8 @@ def scarcity(rows: Rows, task: str, score: str) -> dict[str, list[tuple[int, lis
     curves = {}
     for beside, end in ends.items():
         arms = [(count, f"few_{task}_{count}_{beside}" if count else end) for count in _counts(task)]
-        points = [(count, list(by_seed(rows, arm, task, score).values())) for count, arm in arms]
+        found = [(count, by_seed(rows, arm, task, score, ends["alone"])) for count, arm in arms]
+        points = [(count, list(own.values())) for count, own in found]
         curves[beside] = [(count, values) for count, values in points if values]
     return curves
 

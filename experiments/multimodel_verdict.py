@@ -22,9 +22,8 @@ def gain(rows: Rows, tasks: Sequence[str], arm: str, other: Callable[[str], str]
 
     A seed that a task has not been trained with in both is left out.
     """
-    ours, theirs = (
-        [by_seed(rows, name(task), task, "nats") for task in tasks] for name in (lambda task: arm, other)
-    )
+    ours = [by_seed(rows, arm, task, "nats", other(task)) for task in tasks]
+    theirs = [by_seed(rows, other(task), task, "nats", arm) for task in tasks]
     seeds = [seed for seed in ours[0] if all(seed in own for own in (*ours, *theirs))]
     return [
         sum(their[seed] - our[seed] for our, their in zip(ours, theirs, strict=True)) / len(tasks)

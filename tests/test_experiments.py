@@ -221,6 +221,8 @@ def test_tables_of_multimodel_compare_seed_by_seed_and_know_what_is_better():
     gains = multimodel_tables.gains
     assert gains(rows, "speech", "words_right", "joint", "single_speech") == [pytest.approx(10)]
     assert gains(rows, "speech", "nats", "joint", "single_speech") == [0.5], "fewer nats are a gain"
+    longer = [*rows, row("joint", "0", "nats", "1", "20")]
+    assert gains(longer, "speech", "nats", "joint", "single_speech") == [0.5], "as many steps of both"
     _, words, nats = multimodel_tables.results(rows)
     assert (words[2], words[-1], nats[-1]) == ("0.35", "1 of 2", "1 of 1"), "the longest runs alone"
     curve = multimodel_tables.scarcity(rows, "speech", "words_right")["all"]
