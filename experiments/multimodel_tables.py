@@ -24,7 +24,7 @@ def accuracy(task: str) -> str:
 
 
 def by_seed(rows: Rows, arm: str, task: str, score: str, beside: str = "") -> dict[str, float]:
-    """Values by seed; of several lengths of a run that of the longest, which `beside`, an arm, has as well."""
+    """Values by seed; of several lengths of a run the longest that `beside`, an arm, has too."""
     own = [row for row in rows if (row["arm"], row["task"], row["score"]) == (arm, task, score)]
     other = {row["steps"] for row in rows if (row["arm"], row["task"]) == (beside or arm, task)}
     longest = max((int(row["steps"]) for row in own if row["steps"] in other), default=0)
