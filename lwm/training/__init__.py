@@ -21,7 +21,7 @@ held_out.py     losses on data that is not trained on
 metrics.py      means of metrics; metrics.jsonl
 recorder.py     from the metrics of a step to a row and a line
 stopwatch.py    where the time goes
-guards.py       steps that were passed over as they were not finite
+guards.py       steps that were passed over as not finite; spikes.py  losses that a run goes back from
 progress.py     the bar, or lines in a log
 interrupts.py   Ctrl-C and SIGTERM
 heartbeats.py   where each host is; watch.py  ends one that hangs

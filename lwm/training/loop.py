@@ -22,7 +22,7 @@ from lwm.training.experiment import Experiment
 from lwm.training.feed import Feed, to_devices
 from lwm.training.held_out import HeldOut
 from lwm.training.interrupts import Interrupts
-from lwm.training.metrics import MetricsLog
+from lwm.training.metrics import MetricsLog, read_rows
 from lwm.training.plan import Plan, check_space, make_plan
 from lwm.training.profile import Trace, Window
 from lwm.training.program import train_step
@@ -30,6 +30,7 @@ from lwm.training.progress import Report
 from lwm.training.provenance import write_start
 from lwm.training.recorder import Recorder
 from lwm.training.recovery import Standing, find_standing, move_aside
+from lwm.training.spikes import Rewinds, Spike, gave_up, rewinds_until
 from lwm.training.stages import Stage
 from lwm.training.state import TrainState
 from lwm.training.step import make_eval_step
@@ -141,7 +142,7 @@ def train(
 
 def _run_stage(plan: Plan, run: Run) -> None:
     """Runs or continues one stage, to its end or until `run.interrupts` has received a signal."""
-    stage, experiment, names = plan.stage, run.experiment, list(run.experiment.stages)
+    stage, experiment = plan.stage, run.experiment
     run.watch.enter(stage.name, plan.index, 0, "starting")
     with (
         jax.set_mesh(plan.mesh),
@@ -151,41 +152,64 @@ def _run_stage(plan: Plan, run: Run) -> None:
             steps=stage.steps,
             every=stage.checkpoint_every,
             keep=experiment.checkpoint.keep,
+            rewinds=experiment.guards.spike > 0,
         ) as saved,
     ):
-        # Another seed than in the stages before, or each of them would begin with the same documents.
-        batches = plan.stream(split="train", seed=experiment.seed * 1000 + plan.index)
-        step = saved.latest or 0
-        if step:
-            state, position = saved.restore(step, plan.state)
-            batches.set_state(position)
-        else:
-            state = first_state(plan, experiment, run.workdir)
-        writes = jax.process_index() == 0
-        recorder = Recorder(
-            stage,
-            log=run.log if writes else None,
-            report=run.report,
-            log_every=experiment.log_every,
-            units_before=plan.units_before,
-            seconds=run.log.rewind(names[: plan.index], stage.name, step) if writes else 0.0,
-            workdir=run.workdir,
-            limits=experiment.guards,
-            at_peak=run.at_peak(plan),
-        )
         held_out = HeldOut(
             make_eval_step(plan.model),
             functools.partial(plan.stream, split="heldout", seed=experiment.seed),
             functools.partial(to_devices, shapes=plan.batch, shardings=plan.batch_shardings),
             stage.eval_batches,
         )
+        step = saved.latest or 0
         run.report.begin(stage.name, step, stage.steps)
-        with Feed(batches, plan.batch, plan.batch_shardings) as feed:
-            step = _train_from(step, state, plan, feed, saved, recorder, held_out, run)
+        step = _run_from(step, plan, saved, held_out, run)
+        while step < stage.steps and not run.interrupts.received:
+            run.watch.enter(stage.name, plan.index, step, "starting")
+            step = _run_from(step, plan, saved, held_out, run)
         if step < stage.steps:
             run.report.say(
                 f"{stage.name} · stopped and saved at step {step} of {stage.steps}; run again to go on"
             )
+
+
+def _run_from(step: int, plan: Plan, saved: StageCheckpoints, held_out: HeldOut, run: Run) -> int:
+    """Restores or begins the state and trains; the last step, or the one that a spike made it go back to."""
+    stage, experiment, names = plan.stage, run.experiment, list(run.experiment.stages)
+    # Another seed than in the stages before, or each of them would begin with the same documents.
+    batches, losses = plan.stream(split="train", seed=experiment.seed * 1000 + plan.index), ()
+    if step:
+        state, position = saved.restore(step, plan.state)
+        losses = position.pop("losses", ())
+        batches.set_state(position)
+    else:
+        state = first_state(plan, experiment, run.workdir)
+    rewinds = Rewinds(*together(lambda: rewinds_until(read_rows(run.log.path), stage.name, step)))
+    for _ in range(rewinds.batches):
+        next(batches)
+    writes = jax.process_index() == 0
+    recorder = Recorder(
+        stage,
+        log=run.log if writes else None,
+        report=run.report,
+        log_every=experiment.log_every,
+        units_before=plan.units_before,
+        seconds=run.log.rewind(names[: plan.index], stage.name, step) if writes else 0.0,
+        workdir=run.workdir,
+        limits=experiment.guards,
+        losses=losses,
+        rewinds=rewinds.total,
+        at_peak=run.at_peak(plan),
+    )
+    try:
+        with Feed(batches, plan.batch, plan.batch_shardings) as feed:
+            return _train_from(step, state, plan, feed, saved, recorder, held_out, run)
+    except Spike as spike:
+        if rewinds.total >= experiment.guards.rewinds:
+            raise gave_up(stage, spike, rewinds.total) from None
+        step = saved.go_back()
+        recorder.rewind_row(spike, step)
+        return step
 
 
 def _train_from(
@@ -238,7 +262,8 @@ def _train_from(
                     recorder.eval_row(step, held_out(state.params, state.key))
                 if saving:
                     enter(step, "saving")
-                    saved.save(step, state, fed.position)
+                    losses = {"losses": recorder.losses} if recorder.losses else {}
+                    saved.save(step, state, fed.position | losses)
     return step
 
 

@@ -40,7 +40,8 @@ def _weight(name: str, metrics: Metrics, empty: float = 0.0) -> Any:
 class MetricsLog:
     """Appends rows to metrics.jsonl, and takes back those that a resumed run will write again.
 
-    A row is {"kind": "train" | "eval", "stage", "step", …}; it is on disk when `append` returns.
+    A row is {"kind": "train" | "eval" | "skip" | "rewind", "stage", "step", …}; it is on disk when `append`
+    returns.
     """
 
     def __init__(self, path: os.PathLike | str):
