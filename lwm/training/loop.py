@@ -1,10 +1,11 @@
 """Trains any model through its stages; stops and goes on at any step with the same result, bit for bit."""
 
+import contextlib
 import dataclasses
 import functools
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from lwm.limits import suggest
 from lwm.training import inputs
 from lwm.training.agreement import agree
 from lwm.training.beginnings import check_init, first_state, parent_folder
+from lwm.training.boards import Boards, check_boards
 from lwm.training.checkpoints import StageCheckpoints, stage_folder
 from lwm.training.decision import together
 from lwm.training.experiment import Experiment
@@ -61,6 +63,7 @@ def train(
     resume: str = "auto",
     stop_after: str = "",
     profile: Window | None = None,
+    boards: Sequence[str] = (),
     at_peak: Callable[[Plan], float | None] = lambda plan: None,
 ) -> signal.Signals | None:
     """Runs all stages that are not done yet.
@@ -79,6 +82,7 @@ def train(
       resume: "auto", "never" = the workdir must be new, "must" = it must hold a checkpoint.
       stop_after: name of the last stage to run, "" = all.
       profile: steps to trace, see `profile.parse_window`.
+      boards: where the rows of metrics.jsonl are shown as well, see `boards`.
       at_peak: seconds of a step of a stage at the peak rate of the devices, None = not known.
 
     Returns:
@@ -98,6 +102,7 @@ def train(
             report.say(warning)
 
         def look() -> Standing:
+            check_boards(boards)
             check_workdir(workdir, config)
             check_resume(workdir, resume, names)
             return find_standing([stage_folder(workdir, *pair) for pair in enumerate(names)], report.say)
@@ -120,16 +125,19 @@ def train(
         if experiment.init and (standing.stage, standing.step) == (0, 0):
             check_init(plans[0], experiment, parent_folder(experiment, workdir, 0))
 
+        log = MetricsLog(workdir / "metrics.jsonl")
+
         def begin() -> None:
             write_config(workdir, config)
             models = {plan.stage.name: plan.model.config for plan in plans}
             write_start(workdir, config, models, jax.devices())
             move_aside(standing, report.say)
+            log.boards = Boards(boards, workdir, experiment)
 
         together(begin)
-        log, minutes = MetricsLog(workdir / "metrics.jsonl"), experiment.guards.hang_minutes
+        minutes = experiment.guards.hang_minutes
         host = dict(index=jax.process_index(), hosts=jax.process_count(), minutes=minutes)
-        with Watch(workdir, **host) as watch:
+        with contextlib.closing(log), Watch(workdir, **host) as watch:
             run = Run(experiment, workdir, log, report, interrupts, watch, profile, at_peak)
             for plan in plans:
                 if plan.index and names[plan.index - 1] == stop_after:
