@@ -30,7 +30,12 @@ Board = tuple[Callable[[int, dict[str, float]], None], Callable[[], None]]  # wr
 def _tensorboard(workdir: epath.Path, experiment: Experiment, own: str) -> Board:
     from tensorboard.summary import Writer
 
-    writer = Writer(str(workdir / "tensorboard"))
+    try:
+        writer = Writer(str(workdir / "tensorboard"))
+    except (ImportError, ValueError) as error:  # for a bucket it needs other packages
+        raise UserError(
+            f"boards: tensorboard: {error}; install what that asks for, or leave it out"
+        ) from error
 
     def write(step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -90,7 +95,7 @@ class Boards:
           workdir: exists.
 
         Raises:
-          UserError: W&B wants none of it.
+          UserError: W&B does not know the user, or TensorBoard not the file system.
         """
         steps = [stage.steps for stage in experiment.stages.values()]
         self._starts = dict(zip(experiment.stages, itertools.accumulate(steps, initial=0), strict=False))

@@ -173,7 +173,6 @@ def _run_stage(plan: Plan, run: Run) -> None:
         run.report.begin(stage.name, step, stage.steps)
         step = _run_from(step, plan, saved, held_out, run)
         while step < stage.steps and not run.interrupts.received:
-            run.watch.enter(stage.name, plan.index, step, "starting")
             step = _run_from(step, plan, saved, held_out, run)
         if step < stage.steps:
             run.report.say(
@@ -215,6 +214,7 @@ def _run_from(step: int, plan: Plan, saved: StageCheckpoints, held_out: HeldOut,
     except Spike as spike:
         if rewinds.total >= experiment.guards.rewinds:
             raise gave_up(stage, spike, rewinds.total) from None
+        run.watch.enter(stage.name, plan.index, step, "starting")
         step = saved.go_back()
         recorder.rewind_row(spike, step)
         return step

@@ -147,3 +147,16 @@ def test_too_many_spikes_end_the_run_and_what_is_saved_stays(tmp_path, run, conf
         "step 0, 4 batches passed over · rewind 1 of 2",
         "step 4, 2 batches passed over · rewind 2 of 2",
     ]
+
+
+@pytest.mark.slow
+def test_two_hosts_go_back_as_one_process_does(tmp_path, run, run_pod, config_of, rows_of):
+    """A factor that is almost 1 makes a spike of what is none."""
+    guards = {"spike": 1.05, "spike_window": 3, "rewinds": 9}
+    config = config_of({"a": dict(steps=8, checkpoint_every=2)}, guards=guards)
+    assert run(config, tmp_path / "one") is None
+    run_pod(2, 4, tmp_path / "two", config)
+    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
+    places = [[(row["kind"], row["step"], row.get("spike")) for row in rows] for rows in (one, two)]
+    assert places[0] == places[1] and {"rewind", "train"} == {kind for kind, _, _ in places[0]}
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=1e-5)
