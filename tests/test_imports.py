@@ -33,7 +33,7 @@ MAY_IMPORT = {
         "lwm.data.tokenizers lwm.data.clips"
     ),
     "training": (
-        "jax numpy einops flax optax orbax etils rich grain "
+        "jax numpy einops flax optax orbax etils rich grain tensorboard wandb "
         "lwm.json_text lwm.errors lwm.limits lwm.ops lwm.parallel lwm.models lwm.data lwm.generation "
         "lwm.evaluation"
     ),
