@@ -113,7 +113,7 @@ def test_setup_declares_everything_that_is_imported():
         if isinstance(node, ast.Assign)
     }
     extras = [
-        name for extra in ("scores", "beam") for name in lists["EXTRAS"][extra]
+        name for extra in ("scores", "beam", "tensorboard", "wandb") for name in lists["EXTRAS"][extra]
     ]  # that it imports itself
     wanted = [*lists["CORE"], *extras]
     declared = {plain(re.match(r"[\w.-]+", text).group()) for text in wanted}
