@@ -48,6 +48,8 @@ EXTRAS = {
     "interop": ["safetensors>=0.5", "torch>=2.5", "transformers>=4.48"],  # tests compare with them
     "notebooks": ["jupyterlab>=4.0", "nbclient>=0.10"],
     "scoreboard": ["ringattention==0.1.2"],
+    "tensorboard": ["tensorboard>=2.21"],  # lwm.train --boards=tensorboard
+    "wandb": ["wandb>=0.31"],  # lwm.train --boards=wandb
     "scores": ["sacrebleu>=2.4"],  # of translations, imported where they are scored
     "benchmarks": ["torch>=2.5", "transformers>=4.48"],
 }

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lwm.errors import UserError
 from lwm.models.sizes import TransformerConfig
 from lwm.models.transformer import LWM
 from lwm.scaling.sweep import CONTEXT, Cell
@@ -38,8 +39,8 @@ class Streams(NamedTuple):
 
 
 class Program(NamedTuple):
-    """begin: seed -> state. advance: (state, rows [K, B, T + 1], steps) -> state, losses [K].
-    nll: (params, rows [B, T + 1]) -> [B, T]."""
+    """begin: seed -> state. advance: (state, rows [K, B, T + 1], steps) -> state, losses [K], not finite of
+    steps that were skipped. nll: (params, rows [B, T + 1]) -> [B, T]."""
 
     begin: Callable
     advance: Callable
@@ -64,7 +65,7 @@ def program(config: TransformerConfig) -> Program:
 
         def one(state, rows_BT):
             state, metrics = step(state, batch_of(rows_BT))
-            return state, metrics["loss"]
+            return state, jnp.where(metrics["skipped"] > 0, jnp.nan, metrics["loss"])
 
         return jax.lax.scan(one, state, rows_KBT)
 
@@ -105,6 +106,9 @@ def run(
 
     Args:
       streams, offsets: of its modalities: their ids, and where they begin in the common table.
+
+    Raises:
+      UserError: a loss or gradient was not finite and its step was skipped: no law is fitted to that.
     """
     compiled, rng = program(config), np.random.default_rng(cell.seed)
     parts, found = [], {}
@@ -122,6 +126,12 @@ def run(
         some = rows[start * ROWS : (start + STEPS) * ROWS].reshape(-1, ROWS, CONTEXT + 1)
         state, loss_K = compiled.advance(state, some, jnp.float32(steps))
         losses.append(loss_K)
+    skipped = np.flatnonzero(~np.isfinite(np.concatenate(losses)))
+    if skipped.size:
+        raise UserError(
+            f"{cell.name}: loss or gradient not finite in {skipped.size} of {steps} steps, first in step "
+            f"{skipped[0] + 1}; no row is made of it: lower RATE in experiments/scaling_run.py"
+        )
     found |= {"steps": steps, "train_nats": float(jnp.mean(losses[-1]))}
     for part in cell.parts:
         own = streams[part.modality]

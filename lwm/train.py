@@ -32,6 +32,9 @@ STATUS = flags.DEFINE_bool("status", False, "Only tell where the run in --workdi
 PROFILE = flags.DEFINE_string(
     "profile", "", "STAGE:FIRST-LAST, steps to trace on the first host into WORKDIR/profile, for XProf."
 )
+BOARDS = flags.DEFINE_list(
+    "boards", [], "tensorboard, wandb: boards that show the rows of metrics.jsonl as well, each by its extra."
+)
 
 
 def main() -> None:
@@ -61,6 +64,7 @@ def main() -> None:
         resume=RESUME.value,
         stop_after=STOP_AFTER.value,
         profile=profile,
+        boards=BOARDS.value,
         at_peak=seconds_at_peak,
     )
     if ended_by is not None:

@@ -33,7 +33,7 @@ MAY_IMPORT = {
         "lwm.data.tokenizers lwm.data.clips"
     ),
     "training": (
-        "jax numpy einops flax optax orbax etils rich grain "
+        "jax numpy einops flax optax orbax etils rich grain tensorboard wandb "
         "lwm.json_text lwm.errors lwm.limits lwm.ops lwm.parallel lwm.models lwm.data lwm.generation "
         "lwm.evaluation"
     ),
@@ -113,7 +113,7 @@ def test_setup_declares_everything_that_is_imported():
         if isinstance(node, ast.Assign)
     }
     extras = [
-        name for extra in ("scores", "beam") for name in lists["EXTRAS"][extra]
+        name for extra in ("scores", "beam", "tensorboard", "wandb") for name in lists["EXTRAS"][extra]
     ]  # that it imports itself
     wanted = [*lists["CORE"], *extras]
     declared = {plain(re.match(r"[\w.-]+", text).group()) for text in wanted}

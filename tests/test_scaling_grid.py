@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +36,24 @@ def test_a_run_of_two_modalities_learns_both_and_is_that_of_its_seed():
     assert max(found["text_nats"], found["audio_nats"]) < 4.5
     bits = found["text_nats"] / np.log(2) * 20_000 / 40_000
     assert found["text_bits_per_byte"] == pytest.approx(bits)
+
+
+def test_a_run_with_a_step_that_is_not_finite_makes_no_row(monkeypatch):
+    cell = Cell(2000, (Part("text", "bpe512", 2 * ROWS),))
+    streams = {"text": scaling_run.Streams(stream(64), stream(64, 1), 40_000)}
+    calls = [np.ones(scaling_run.STEPS), np.where(np.arange(scaling_run.STEPS) == 4, np.nan, 1.0)]
+    begin, nll = (lambda seed: SimpleNamespace(params=None)), lambda params, rows: np.ones((len(rows), 128))
+
+    def found():
+        losses = iter(calls)
+        program = scaling_run.Program(begin, lambda state, rows, steps: (state, next(losses)), nll)
+        monkeypatch.setattr(scaling_run, "program", lambda config: program)
+        return scaling_run.run(cell, None, streams, {"text": 0})
+
+    with pytest.raises(UserError, match=f"{cell.name}: .* in 1 of 64 steps, first in step 37; no row"):
+        found()
+    calls[1] = calls[0]
+    assert found()["train_nats"] == 1.0
 
 
 def test_rows_of_a_stream_follow_each_other():

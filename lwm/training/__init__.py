@@ -18,10 +18,10 @@ agreement.py    whether all hosts are of one mind at the start
 beginnings.py   where the weights of a stage come from
 feed.py         batches on the devices, ahead of time
 held_out.py     losses on data that is not trained on
-metrics.py      means of metrics; metrics.jsonl
+metrics.py      means of metrics; metrics.jsonl; boards.py  its rows for TensorBoard and W&B
 recorder.py     from the metrics of a step to a row and a line
 stopwatch.py    where the time goes
-guards.py       steps that were passed over as they were not finite
+guards.py       steps that were passed over as not finite; spikes.py  losses that a run goes back from
 progress.py     the bar, or lines in a log
 interrupts.py   Ctrl-C and SIGTERM
 heartbeats.py   where each host is; watch.py  ends one that hangs

@@ -2,7 +2,7 @@
 
     params     the parameters, apart from the rest so that samplers and later stages read nothing else
     rest       step, optimizer moments and random key of the state
-    position   where the data iterator stands, all hosts together (JSON)
+    position   where the data iterator stands, all hosts together (JSON); with the last losses, see `spikes`
     about      the stage and the whole config it was run with (JSON)
 
 A checkpoint appears under its step when it is complete and sealed (see `seals`) and never before; nothing is
@@ -14,7 +14,7 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -26,9 +26,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 from lwm.errors import UserError
 from lwm.json_text import check_fields, read_block
 from lwm.parallel import sharding
-from lwm.training.decision import exchange
-from lwm.training.recovery import saved_steps, whole_step
-from lwm.training.seals import MARK, sealing
+from lwm.training.decision import exchange, together
+from lwm.training.recovery import Damaged, saved_steps, whole_step
+from lwm.training.seals import MARK, damage, sealing
 from lwm.training.state import TrainState, with_shardings
 
 _PIECE = 2**26  # bytes
@@ -38,7 +38,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class StageCheckpoints:
     """The checkpoints of the stage that is training; as a context manager it waits for the last save."""
 
-    def __init__(self, folder: epath.Path, *, about: dict, steps: int, every: int, keep: int):
+    def __init__(
+        self, folder: epath.Path, *, about: dict, steps: int, every: int, keep: int, rewinds: bool = False
+    ):
         """Opens the folder; leftovers of saves that were cut short are swept away.
 
         Args:
@@ -47,15 +49,17 @@ class StageCheckpoints:
           steps: the last step, always saved.
           every: saves every so many steps too (0 = no).
           keep: complete checkpoints of this stage that stay, the newest ones; 0 = all.
+          rewinds: that which `go_back` goes back to stays, too.
         """
+        stay = [policies.LatestN(keep or None)] + ([_NewestDue(every)] if rewinds and every else [])
         when = [policies.SpecificStepsPolicy([steps])]
         when += [policies.FixedIntervalPolicy(every)] if every else []
-        self.folder, self._about = folder, about | MARK
+        self.folder, self._about, self._every = folder, about | MARK, every
         self._manager = _Manager(
             folder,
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.AnySavePolicy(when),
-                preservation_policy=policies.LatestN(keep or None),
+                preservation_policy=policies.AnyPreservationPolicy(stay),
                 cleanup_tmp_directories=True,
                 async_options=sealing(folder),
             ),
@@ -108,6 +112,27 @@ class StageCheckpoints:
         )
         return TrainState(**(items["rest"] | {"params": items["params"]})), items["position"]
 
+    def go_back(self) -> int:
+        """The newest checkpoint that was due by `every`; 0 = none, the stage begins again.
+
+        What a signal saved after it is deleted: to where a run goes back must not depend on signals.
+
+        Raises:
+          UserError: that checkpoint is damaged.
+        """
+        self._guard(self._manager.wait_until_finished)
+        steps = self._manager.all_steps()
+        newest = max(_due(steps, self._every), default=0)
+        for step in steps:
+            if step > newest:
+                self._manager.delete(step)
+        path = self.folder / str(newest)
+        if newest and (what := together(lambda: damage(path))):
+            raise UserError(
+                f"{Damaged(str(path), what)}; run the same command again: it goes on from the one before"
+            )
+        return newest
+
     def _guard(self, action) -> None:
         try:
             action()
@@ -118,6 +143,18 @@ class StageCheckpoints:
                     f"command again: it goes on from step {latest_step(self.folder) or 0}"
                 ) from error
             raise
+
+
+class _NewestDue(policies.PreservationPolicy):
+    """Keeps the newest of the checkpoints that come every so many steps."""
+
+    def __init__(self, every: int):
+        self._every = every
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        newest = max(_due(steps, self._every), default=None)
+        return [step == newest for step in steps]
 
 
 class _Manager(ocp.CheckpointManager):
@@ -244,6 +281,10 @@ def load_params(
     else:
         layout = sharding.shardings(rules, shapes, mesh)
     return about["config"], about["stage"], restore_params(folder, step, with_shardings(shapes, layout))
+
+
+def _due(steps: Iterable[int], every: int) -> list[int]:
+    return [step for step in steps if every and step % every == 0]
 
 
 def _gather(position: dict) -> dict:

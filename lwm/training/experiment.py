@@ -31,18 +31,32 @@ class Checkpoint:
     keep: Annotated[int, COUNT] = 2  # checkpoints of each stage that stay, the newest ones; 0 = all
 
 
+def _factor(guards: "Guards") -> Iterator[str]:
+    if 0 < guards.spike <= 1:
+        yield f"spike: {guards.spike!r} is no factor above 1; use for example 2, or 0 for none"
+
+
 @dataclasses.dataclass(frozen=True)
 class Guards:
-    """When a run passes something over, and when it ends itself.
+    """When a run passes something over, when it goes back, and when it ends itself.
 
     Attributes:
       skips_in_row: steps in a row whose loss or gradient may be no finite number; they change no weight, and
         one more ends the run.
+      spike: a step whose loss is more than so many times the median of the losses before it makes the run go
+        back and pass batches over, see `spikes`; 0 = never.
+      spike_window: steps of a stage that the median is of; before there were so many, there is no spike.
+      rewinds: times that a stage may go back; the next spike ends the run.
       hang_minutes: a host that makes no progress for so long says where it is and ends; 0 = never.
     """
 
     skips_in_row: Annotated[int, COUNT] = 5
+    spike: Annotated[float, COUNT] = 0.0
+    spike_window: Annotated[int, SIZE] = 32
+    rewinds: Annotated[int, SIZE] = 3
     hang_minutes: Annotated[float, COUNT] = 30.0
+
+    RULES: ClassVar[Rules] = (_factor,)
 
 
 def _named(experiment: "Experiment") -> Iterator[str]:

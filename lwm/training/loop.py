@@ -1,10 +1,11 @@
 """Trains any model through its stages; stops and goes on at any step with the same result, bit for bit."""
 
+import contextlib
 import dataclasses
 import functools
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +17,14 @@ from lwm.limits import suggest
 from lwm.training import inputs
 from lwm.training.agreement import agree
 from lwm.training.beginnings import check_init, first_state, parent_folder
+from lwm.training.boards import Boards, check_boards
 from lwm.training.checkpoints import StageCheckpoints, stage_folder
 from lwm.training.decision import together
 from lwm.training.experiment import Experiment
 from lwm.training.feed import Feed, to_devices
 from lwm.training.held_out import HeldOut
 from lwm.training.interrupts import Interrupts
-from lwm.training.metrics import MetricsLog
+from lwm.training.metrics import MetricsLog, read_rows
 from lwm.training.plan import Plan, check_space, make_plan
 from lwm.training.profile import Trace, Window
 from lwm.training.program import train_step
@@ -30,6 +32,7 @@ from lwm.training.progress import Report
 from lwm.training.provenance import write_start
 from lwm.training.recorder import Recorder
 from lwm.training.recovery import Standing, find_standing, move_aside
+from lwm.training.spikes import Rewinds, Spike, gave_up, rewinds_until
 from lwm.training.stages import Stage
 from lwm.training.state import TrainState
 from lwm.training.step import make_eval_step
@@ -60,6 +63,7 @@ def train(
     resume: str = "auto",
     stop_after: str = "",
     profile: Window | None = None,
+    boards: Sequence[str] = (),
     at_peak: Callable[[Plan], float | None] = lambda plan: None,
 ) -> signal.Signals | None:
     """Runs all stages that are not done yet.
@@ -78,6 +82,7 @@ def train(
       resume: "auto", "never" = the workdir must be new, "must" = it must hold a checkpoint.
       stop_after: name of the last stage to run, "" = all.
       profile: steps to trace, see `profile.parse_window`.
+      boards: where the rows of metrics.jsonl are shown as well, see `boards`.
       at_peak: seconds of a step of a stage at the peak rate of the devices, None = not known.
 
     Returns:
@@ -97,6 +102,7 @@ def train(
             report.say(warning)
 
         def look() -> Standing:
+            check_boards(boards)
             check_workdir(workdir, config)
             check_resume(workdir, resume, names)
             return find_standing([stage_folder(workdir, *pair) for pair in enumerate(names)], report.say)
@@ -119,16 +125,19 @@ def train(
         if experiment.init and (standing.stage, standing.step) == (0, 0):
             check_init(plans[0], experiment, parent_folder(experiment, workdir, 0))
 
+        log = MetricsLog(workdir / "metrics.jsonl")
+
         def begin() -> None:
             write_config(workdir, config)
             models = {plan.stage.name: plan.model.config for plan in plans}
             write_start(workdir, config, models, jax.devices())
             move_aside(standing, report.say)
+            log.boards = Boards(boards, workdir, experiment)
 
         together(begin)
-        log, minutes = MetricsLog(workdir / "metrics.jsonl"), experiment.guards.hang_minutes
+        minutes = experiment.guards.hang_minutes
         host = dict(index=jax.process_index(), hosts=jax.process_count(), minutes=minutes)
-        with Watch(workdir, **host) as watch:
+        with contextlib.closing(log), Watch(workdir, **host) as watch:
             run = Run(experiment, workdir, log, report, interrupts, watch, profile, at_peak)
             for plan in plans:
                 if plan.index and names[plan.index - 1] == stop_after:
@@ -141,7 +150,7 @@ def train(
 
 def _run_stage(plan: Plan, run: Run) -> None:
     """Runs or continues one stage, to its end or until `run.interrupts` has received a signal."""
-    stage, experiment, names = plan.stage, run.experiment, list(run.experiment.stages)
+    stage, experiment = plan.stage, run.experiment
     run.watch.enter(stage.name, plan.index, 0, "starting")
     with (
         jax.set_mesh(plan.mesh),
@@ -151,41 +160,64 @@ def _run_stage(plan: Plan, run: Run) -> None:
             steps=stage.steps,
             every=stage.checkpoint_every,
             keep=experiment.checkpoint.keep,
+            rewinds=experiment.guards.spike > 0,
         ) as saved,
     ):
-        # Another seed than in the stages before, or each of them would begin with the same documents.
-        batches = plan.stream(split="train", seed=experiment.seed * 1000 + plan.index)
-        step = saved.latest or 0
-        if step:
-            state, position = saved.restore(step, plan.state)
-            batches.set_state(position)
-        else:
-            state = first_state(plan, experiment, run.workdir)
-        writes = jax.process_index() == 0
-        recorder = Recorder(
-            stage,
-            log=run.log if writes else None,
-            report=run.report,
-            log_every=experiment.log_every,
-            units_before=plan.units_before,
-            seconds=run.log.rewind(names[: plan.index], stage.name, step) if writes else 0.0,
-            workdir=run.workdir,
-            limits=experiment.guards,
-            at_peak=run.at_peak(plan),
-        )
         held_out = HeldOut(
             make_eval_step(plan.model),
             functools.partial(plan.stream, split="heldout", seed=experiment.seed),
             functools.partial(to_devices, shapes=plan.batch, shardings=plan.batch_shardings),
             stage.eval_batches,
         )
+        step = saved.latest or 0
         run.report.begin(stage.name, step, stage.steps)
-        with Feed(batches, plan.batch, plan.batch_shardings) as feed:
-            step = _train_from(step, state, plan, feed, saved, recorder, held_out, run)
+        step = _run_from(step, plan, saved, held_out, run)
+        while step < stage.steps and not run.interrupts.received:
+            step = _run_from(step, plan, saved, held_out, run)
         if step < stage.steps:
             run.report.say(
                 f"{stage.name} · stopped and saved at step {step} of {stage.steps}; run again to go on"
             )
+
+
+def _run_from(step: int, plan: Plan, saved: StageCheckpoints, held_out: HeldOut, run: Run) -> int:
+    """Restores or begins the state and trains; the last step, or the one that a spike made it go back to."""
+    stage, experiment, names = plan.stage, run.experiment, list(run.experiment.stages)
+    # Another seed than in the stages before, or each of them would begin with the same documents.
+    batches, losses = plan.stream(split="train", seed=experiment.seed * 1000 + plan.index), ()
+    if step:
+        state, position = saved.restore(step, plan.state)
+        losses = position.pop("losses", ())
+        batches.set_state(position)
+    else:
+        state = first_state(plan, experiment, run.workdir)
+    rewinds = Rewinds(*together(lambda: rewinds_until(read_rows(run.log.path), stage.name, step)))
+    for _ in range(rewinds.batches):
+        next(batches)
+    writes = jax.process_index() == 0
+    recorder = Recorder(
+        stage,
+        log=run.log if writes else None,
+        report=run.report,
+        log_every=experiment.log_every,
+        units_before=plan.units_before,
+        seconds=run.log.rewind(names[: plan.index], stage.name, step) if writes else 0.0,
+        workdir=run.workdir,
+        limits=experiment.guards,
+        losses=losses,
+        rewinds=rewinds.total,
+        at_peak=run.at_peak(plan),
+    )
+    try:
+        with Feed(batches, plan.batch, plan.batch_shardings) as feed:
+            return _train_from(step, state, plan, feed, saved, recorder, held_out, run)
+    except Spike as spike:
+        if rewinds.total >= experiment.guards.rewinds:
+            raise gave_up(stage, spike, rewinds.total) from None
+        run.watch.enter(stage.name, plan.index, step, "starting")
+        step = saved.go_back()
+        recorder.rewind_row(spike, step)
+        return step
 
 
 def _train_from(
@@ -238,7 +270,8 @@ def _train_from(
                     recorder.eval_row(step, held_out(state.params, state.key))
                 if saving:
                     enter(step, "saving")
-                    saved.save(step, state, fed.position)
+                    losses = {"losses": recorder.losses} if recorder.losses else {}
+                    saved.save(step, state, fed.position | losses)
     return step
 
 

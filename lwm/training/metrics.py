@@ -40,15 +40,25 @@ def _weight(name: str, metrics: Metrics, empty: float = 0.0) -> Any:
 class MetricsLog:
     """Appends rows to metrics.jsonl, and takes back those that a resumed run will write again.
 
-    A row is {"kind": "train" | "eval", "stage", "step", …}; it is on disk when `append` returns.
+    A row is {"kind": "train" | "eval" | "skip" | "rewind", "stage", "step", …}; it is on disk when `append`
+    returns.
+
+    Attributes:
+      boards: `boards.Boards`, which are sent each row as well; None = none.
     """
 
     def __init__(self, path: os.PathLike | str):
-        self.path = epath.Path(path)
+        self.path, self.boards = epath.Path(path), None
+
+    def close(self) -> None:
+        if self.boards:
+            self.boards.close()
 
     def append(self, row: Metrics) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        if self.boards:
+            self.boards.send(row)
 
     def rewind(self, earlier_stages: Iterable[str], stage: str, step: int) -> float:
         """Keeps the rows of earlier stages and, up to `step`, of `stage`; drops all others and broken lines.

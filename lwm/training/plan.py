@@ -12,8 +12,10 @@ from etils import epath
 
 from lwm.errors import UserError
 from lwm.training import inputs
+from lwm.training.checkpoints import stage_folder
 from lwm.training.experiment import Experiment
 from lwm.training.program import Program, make_program
+from lwm.training.recovery import saved_steps
 from lwm.training.state import TrainState
 
 
@@ -79,6 +81,8 @@ def make_plan(
 def check_space(workdir: epath.PathLike, plans: list[Plan], keep: int) -> None:
     """Checks that the checkpoints of all stages to come fit on a local disk (`keep` of each, and one more).
 
+    Those that are there already take no more room: each that is new takes the place of one of them.
+
     Raises:
       UserError: there is too little room.
     """
@@ -87,9 +91,10 @@ def check_space(workdir: epath.PathLike, plans: list[Plan], keep: int) -> None:
         return
     while not folder.exists():
         folder = folder.parent
-    needed = sum(_bytes(plan.state) for plan in plans) * max(keep, 1) + max(
-        _bytes(plan.state) for plan in plans
-    )
+    sizes = [_bytes(plan.state) for plan in plans]
+    there = [len(saved_steps(stage_folder(workdir, plan.index, plan.stage.name))) for plan in plans]
+    lacking = [max(keep - count, 0) if keep else 1 for count in there]
+    needed = max(sizes) + sum(count * size for count, size in zip(lacking, sizes, strict=True))
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from lwm.training import guards
+from lwm.training import guards, spikes
 from lwm.training.experiment import Guards
 from lwm.training.metrics import MetricsLog, read_rows
 from lwm.training.progress import Report
@@ -20,7 +21,11 @@ WORKING = ("waiting", "in_steps")  # rates count no other seconds
 
 
 class Recorder:
-    """The rows of one stage; only the first host writes them."""
+    """The rows of one stage; only the first host writes them.
+
+    Attributes:
+      losses: of the last steps, see `spikes.add_loss`.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,8 @@ class Recorder:
         seconds: float,
         workdir: epath.Path,
         limits: Guards,
+        losses: Sequence[float] = (),
+        rewinds: int = 0,
         at_peak: float | None = None,
         stopwatch: Stopwatch | None = None,
     ):
@@ -44,12 +51,15 @@ class Recorder:
           units_before: tokens or images that earlier stages have seen.
           seconds: that the run has taken before.
           workdir: where batches of skipped steps are kept.
-          limits: to skipped steps.
+          limits: to skipped steps and to spikes.
+          losses: as they were after the step that the stage goes on from.
+          rewinds: times that the stage went back.
           at_peak: seconds of a step at the peak rate of the devices, for MFU; None = not known.
         """
         self._stage, self._log, self._report = stage, log, report
         self._log_every, self._units_before = log_every, units_before
         self._workdir, self._limits, self._at_peak = workdir, limits, at_peak
+        self.losses, self._rewinds = list(losses), rewinds
         self._skips = guards.Skips()
         self._zero = time.monotonic() - seconds
         self._stopwatch = stopwatch or Stopwatch()
@@ -76,12 +86,14 @@ class Recorder:
 
         Raises:
           UserError: too many steps in a row were skipped, as their loss or gradient was no finite number.
+          Spike: its loss is too far above those before it; it has no row.
         """
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._skips = self._skips.after(values["skipped"] > 0)
         if self._skips.in_row:
             self._skip(step, values, batch)
             return
+        self.losses = spikes.add_loss(self.losses, step, values["loss"], self._limits)
         stage, unit = self._stage, self._stage.unit
         logged = step % self._log_every == 0 or step in (1, stage.steps)
         interval, steps = self._stopwatch.spent(*WORKING), step - self._mark
@@ -91,6 +103,7 @@ class Recorder:
             **self._place(step),
             **_reported(values),
             "skipped": self._skips.total,
+            **({"rewinds": self._rewinds} if self._limits.spike else {}),
             f"{unit}_per_second": round(rate, 1),
         }
         eta = (stage.steps - step) * (self._before + interval) / (step - self._first)
@@ -105,6 +118,16 @@ class Recorder:
         """Held-out losses after a step."""
         self._write({"kind": "eval", **self._place(step), **_reported(values), "seconds": self._seconds()})
         self._report.say(f"{self._stage.name} · step {step} · held-out loss {values['loss']:.4f}")
+
+    def rewind_row(self, spike: spikes.Spike, step: int) -> None:
+        """The stage goes back to `step`: a row of kind "rewind" there, after which all rows are dropped."""
+        about = {"spike": spike.step, "loss": spike.loss, "median": spike.median}
+        row = {"kind": "rewind", **self._place(step), **about, "rewinds": self._rewinds + 1}
+        self._write(row | {"seconds": self._seconds()})
+        self._report.say(
+            f"{self._stage.name} · loss {spike} · back to step {step}, {spike.step - step} batches passed "
+            f"over · rewind {self._rewinds + 1} of {self._limits.rewinds}"
+        )
 
     def _skip(self, step: int, values: dict[str, float], batch: dict[str, Any]) -> None:
         """A row of kind "skip" with what is finite, and the names of what is not; the batch is kept."""

@@ -91,6 +91,10 @@ def _skips(workdir: epath.Path, rows: list[dict]) -> Iterator[str]:
     if skipped := [row for row in rows if row.get("kind") == "skip"]:
         last = skipped[-1]
         yield f"skipped {len(skipped)} steps, the last one {last['step']} of {last['stage']}"
+    if rewinds := [row for row in rows if row.get("kind") == "rewind"]:
+        last = rewinds[-1]
+        times, spike = len(rewinds), f"step {last.get('spike')} of {last['stage']}"
+        yield f"went back {times} times from a spike, the last time from {spike} to {last['step']}"
     folder = workdir / "offending"
     if names := sorted(path.name for path in folder.iterdir()) if folder.exists() else []:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -1,9 +1,15 @@
 import shutil
 from collections import namedtuple
+from contextlib import nullcontext
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from lwm.errors import UserError
+from lwm.training.plan import check_space
+from lwm.training.stages import Axes, Stage
+from lwm.training.state import TrainState
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,31 @@ def test_no_room_for_the_checkpoints(run, config_of, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="has 0.0 GB of free space, its checkpoints need"):
         run(config_of({"a": {}}), tmp_path / "w")
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "keep, there, free, fits",
+    [
+        (2, (), 2999, False),  # two that stay, and the one that is written before the first of them goes
+        (2, (), 3000, True),
+        (2, (4,), 2000, True),
+        (2, (4, 8), 999, False),
+        (2, (4, 8), 1000, True),
+        (1, (4, 8, 12), 1000, True),  # more were kept before
+        (0, (4, 8), 1999, False),  # all of them stay
+        (0, (4, 8), 2000, True),
+    ],
+)
+def test_checkpoints_that_are_there_need_no_more_room(keep, there, free, fits, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 10**9 - free, free))
+    for step in there:
+        (tmp_path / "stages" / "1_b" / str(step)).mkdir(parents=True)
+    stage = Stage("b", steps=20, learning_rate=0.01, mesh=Axes())
+    state = TrainState(step=np.int32(0), params=np.zeros(249, np.float32), opt_state=(), key=())
+    plan = SimpleNamespace(index=1, stage=stage, state=state)
+    with nullcontext() if fits else pytest.raises(UserError, match="of free space, its checkpoints need"):
+        check_space(tmp_path, [plan], keep)
 
 
 def test_unknown_last_stage_and_missing_data(run, config_of, tmp_path):
