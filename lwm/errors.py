@@ -1,8 +1,10 @@
 """The one exception for mistakes that a user can mend."""
 
+import itertools
 from collections.abc import Iterable
 
 LONGEST = 1000  # characters of a line
+TOGETHER = 1900  # of all lines, but for the last one, which counts those left out
 
 
 class UserError(Exception):
@@ -12,11 +14,17 @@ class UserError(Exception):
     several mistakes; the verbs print it and exit with code 2 before anything is compiled or written.
 
     Values and names may come from anywhere. Whatever is in them, a line stays one: what cannot be printed is
-    shown as a space, and of a line that is too long the middle is left out.
+    shown as a space, and of a line that is too long the middle is left out. Of very many lines the first are
+    shown, and how many there are more.
     """
 
     def __init__(self, *lines: str):
-        super().__init__("\n".join(map(one_line, lines)))
+        shown = [one_line(line) for line in lines]
+        ends = itertools.accumulate(len(line) + 1 for line in shown)
+        fitting = sum(end <= TOGETHER for end in ends)
+        if fitting < len(shown):
+            shown = [*shown[:fitting], f"and {len(shown) - fitting} more"]
+        super().__init__("\n".join(shown))
 
 
 def refuse(lines: Iterable[str]) -> None:
