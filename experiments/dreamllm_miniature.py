@@ -65,7 +65,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 "instruct": stage(
                     steps=300,
                     rates=(5e-4, 5e-5),
-                    mixture={"questions": 1.0},
+                    mixture={"questions": 0.5, "drawings": 0.25, "albums": 0.25},
+                    forms={"questions": "comprehension"},
                     trains=(*FROZEN_BESIDE, "language"),
                 ),
             },
