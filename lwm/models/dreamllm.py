@@ -118,6 +118,16 @@ class DreamLLM:
             metrics |= found
         return total, metrics | {"loss": total}
 
+    def logits(self, params: dict, batch: dict) -> Array:
+        """float32 [B, T, V] of what follows each token of a batch, of which no targets or weights are read."""
+
+        def read(network):
+            x_BTD = network.laid_out(batch["tokens"], network.seen(batch["frames"]), batch["places"])
+            hidden_BTD, _ = network.language.trunk(x_BTD, batch["positions"], batch["segments"])
+            return network.language.lm_head(hidden_BTD).astype(jnp.float32)
+
+        return self._apply(params, method=read)
+
     def seen(self, params: dict, frames_BIRRC: Array) -> Array:
         """Pictures, uint8, as the language model sees them: [B, I x P, D], the patches of each in order."""
         return self._apply(params, frames_BIRRC, method="seen")
