@@ -16,7 +16,7 @@ CLOSED = 32  # answers in training up to which a question is one of choice
 
 
 class Question(NamedTuple):
-    """asked: its words · answer: what is right · page: the document, with its pictures where they are seen."""
+    """asked: its words · answer: what is right · page: the document, pictures where they are seen."""
 
     asked: str
     answer: str

@@ -1,7 +1,7 @@
 """What a DreamLLM draws for held-out texts, looked at by a judge that had no part in it.
 
-The judge (`evaluation/picture_judge.py`) answers the closed questions of the data folder, those of "questions"
-in the miniature, about each picture; what is right is the answer for the picture that the text has in the
+The judge (`evaluation/picture_judge.py`) answers the closed questions of the data folder, in the miniature
+those of "questions", about each picture; what is right is the answer for the picture that the text has in the
 data. Its own share of right answers about those is told as well: no picture can be expected to do better.
 FD-cls is the Fréchet distance of its features from those of the held-out pictures, beside the distance of as
 many pictures of training.
