@@ -109,11 +109,11 @@ def placement_score(reader: Reader, records: Sequence[PageRecord], samples: int)
     count = min(samples or len(records), len(records))
     pieces = [piece for at in range(count) for piece in reader.pieces(records[at], "joint")]
     found = []
-    for row, _, likeliest_T in reader.read(pieces):
+    for row, _, likeliest_T in reader.read(pieces) if pieces else ():
         learned_T, start = row["weights"] > 0, reader.marks.dream_start
         opened_T, wanted_T = learned_T & (likeliest_T == start), learned_T & (row["targets"] == start)
         found.append([int(np.sum(own)) for own in (opened_T & wanted_T, opened_T, wanted_T)])
-    opened = Opened(*np.asarray(found).T)
+    opened = Opened(*np.asarray(found, int).reshape(-1, 3).T)
     return (placement_f1(opened), count) if opened.wanted_B.sum() else None
 
 

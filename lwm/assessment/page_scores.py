@@ -2,7 +2,8 @@
 
 <source>_<question>_accuracy …    comprehension, see `page_answers`; the question in small letters
 <source>_placement_f1             where dreams are opened in documents of the form "joint"
-judge_<question>_accuracy         of real held-out pictures: the judge of drawings, see `page_drawings`
+judge_<question>_conditional_accuracy
+                                  of real held-out pictures: the judge of drawings, see `page_drawings`
 <source>_<question>_conditional_accuracy_<guidance>, <source>_fd_cls_<guidance>
                                   creation, for the texts that a picture stands behind; "encoder_…" where
                                   the decoder's own text encoder is what a stage has trained. With "short"
