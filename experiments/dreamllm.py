@@ -18,7 +18,8 @@ Expected  the paper: joint training is no worse at drawing and better at reading
           Not run yet.
 
 The arms are those of `dreamllm_arms.py`. All begin with the same parts of their seed, which are frozen but
-for the language model.
+for the language model. `:size=paper` is I-GPT, the paper's second stage, for `lwm.compile`; nobody has
+trained it here.
 """
 
 import argparse
@@ -39,11 +40,13 @@ COLUMNS = (
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-    """The config of an `arm`, times `steps`; `quicktest`: two steps of a smaller model."""
-    chosen = arguments.parse(argument, arm="joint", steps="1", quicktest=False)
+    """The config of an `arm`, times `steps`; `size=paper`; `quicktest`: two steps of a smaller model."""
+    chosen = arguments.parse(argument, arm="joint", steps="1", size="tiny", quicktest=False)
     arm = dreamllm_arms.ARMS.get(chosen.arm)
-    if arm is None:
-        raise ValueError(f"config argument arm={chosen.arm!r}: not known")
+    if arm is None or chosen.size not in ("tiny", "paper"):
+        raise ValueError(f"config argument arm={chosen.arm!r}, size={chosen.size!r}: not known")
+    if chosen.size == "paper":
+        return _paper()
     config = dreamllm_miniature.get_config("quicktest" if chosen.quicktest else None)
     name, stage = ("join", _joining(arm)) if arm.parts else ("parts", config.stages.parts)
     stage.steps = 2 if chosen.quicktest else round(float(chosen.steps) * steps_of(arm))
@@ -75,6 +78,25 @@ def _joining(arm: dreamllm_arms.Arm) -> ml_collections.ConfigDict:
         align_weight=arm.align,
     )
     return ml_collections.ConfigDict(stage)
+
+
+def _paper() -> ml_collections.ConfigDict:
+    """I-GPT: 4M documents and pairs in rows of 2048, 8 of them on each of 128 chips (2309.11499, table 7)."""
+    config = dreamllm_miniature.get_config()
+    stage = dreamllm_miniature.stage(
+        steps=3900,
+        rates=(2e-5, 0.0),
+        mixture={"mmc4": 0.5, "blip_laion": 0.5},
+        forms={"blip_laion": "pairs"},
+        trains=(*dreamllm_miniature.FROZEN_BESIDE, "language"),
+        context_length=2048,
+        batch_tokens=1024 * 2048,
+        images=6,  # as many as a row holds with 324 tokens for each
+        mesh={"data": 1, "fsdp": -1, "tensor": 1, "seq": 1},
+    )
+    config.experiment, config.model.size = "dreamllm_paper", "paper"
+    config.stages = ml_collections.ConfigDict({"igpt": stage}, sort_keys=False)
+    return config
 
 
 def main() -> None:
