@@ -4,8 +4,8 @@ Question  One language model that says what pictures show and dreams them, again
           examples of each, and at the same compute. Is the frozen decoder better off with what the language
           model dreams than with its own text encoder, for short and for long texts? How many queries does it
           take? What if dreams must be like the text encoder's words? Are pairs drawn that nobody has seen?
-Paper     "DreamLLM" (2309.11499), tables 3 to 5: creation alone FID 8.50, joint 8.46; 32 queries 9.56, 64
-          8.46, 128 14.24; alignment of dreams collapses.
+Paper     "DreamLLM" (2309.11499): FID 8.50 of creation alone and 8.46 of joint training; 9.56 with 32 queries,
+          8.46 with 64, 14.24 with 128; dreams that are to be like a text encoder's words collapse.
 Command   python -m experiments.dreamllm --data=runs/dreamllm --workdir=runs/dreamllm/arms
           rows that are there are not made again, and inside a run training goes on from its checkpoints.
           Some arms: --only=joint,creation. Shorter runs, with rows of their own: --steps=0.25.
@@ -81,7 +81,7 @@ def _joining(arm: dreamllm_arms.Arm) -> ml_collections.ConfigDict:
 
 
 def _paper() -> ml_collections.ConfigDict:
-    """I-GPT: 4M documents and pairs in rows of 2048, 8 of them on each of 128 chips (2309.11499, table 7)."""
+    """I-GPT: 4M documents and pairs in rows of 2048, 8 of them on each of 128 chips (2309.11499)."""
     config = dreamllm_miniature.get_config()
     stage = dreamllm_miniature.stage(
         steps=3900,
@@ -91,6 +91,7 @@ def _paper() -> ml_collections.ConfigDict:
         trains=(*dreamllm_miniature.FROZEN_BESIDE, "language"),
         context_length=2048,
         batch_tokens=1024 * 2048,
+        warmup_steps=12,
         images=6,  # as many as a row holds with 324 tokens for each
         mesh={"data": 1, "fsdp": -1, "tensor": 1, "seq": 1},
     )
