@@ -4,8 +4,8 @@ Question  One language model that says what pictures show and dreams them, again
           examples of each, and at the same compute. Is the frozen decoder better off with what the language
           model dreams than with its own text encoder, for short and for long texts? How many queries does it
           take? What if dreams must be like the text encoder's words? Are pairs drawn that nobody has seen?
-Paper     "DreamLLM" (2309.11499): FID 8.50 of creation alone and 8.46 of joint training; 9.56 with 32 queries,
-          8.46 with 64, 14.24 with 128; dreams that are to be like a text encoder's words collapse.
+Paper     "DreamLLM" (2309.11499): FID 8.50 of creation alone and 8.46 of joint training; 9.56 with 32
+          queries, 8.46 with 64, 14.24 with 128; dreams that are to be like a text encoder's words collapse.
 Command   python -m experiments.dreamllm --data=runs/dreamllm --workdir=runs/dreamllm/arms
           rows that are there are not made again, and inside a run training goes on from its checkpoints.
           Some arms: --only=joint,creation. Shorter runs, with rows of their own: --steps=0.25.
