@@ -39,7 +39,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             "stages": ml_collections.ConfigDict(
                 {
                     "parts": stage(
-                        steps=1500,
+                        steps=2400,
                         rates=(2e-3, 2e-4),
                         mixture={"stamps": 1.0},
                         forms={"stamps": "comprehension"},
@@ -50,7 +50,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                         contrast_weight=1.0,
                     ),
                     "align": stage(
-                        steps=500,
+                        steps=400,
                         rates=(2e-3, 2e-4),
                         mixture={"stamps": 1.0},
                         forms={"stamps": "pairs"},
@@ -64,7 +64,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                         trains=(*FROZEN_BESIDE, "language"),
                     ),
                     "instruct": stage(
-                        steps=300,
+                        steps=400,
                         rates=(5e-4, 5e-5),
                         mixture={"questions": 0.5, "drawings": 0.25, "albums": 0.25},
                         forms={"questions": "comprehension"},

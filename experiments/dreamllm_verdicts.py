@@ -39,7 +39,7 @@ ENCODERS = (
 
 
 class Compared(NamedTuple):
-    """what: a score · arms: both · one, other: means over seeds · low, high: of the difference · seeds: in both."""
+    """what: a score · one, other: means of two arms over seeds · low, high: of the difference."""
 
     what: str
     arms: str
