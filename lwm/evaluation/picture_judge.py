@@ -6,31 +6,33 @@ part in it. Its last hidden layer is where FD-cls is measured (`creation.py`).
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax import Array
 
 FEATURES = 32  # few, as held-out pictures are few: a covariance of more would have no full rank
-STEPS, BATCH, RATE, MOVE = 500, 64, 3e-3, 2  # MOVE: pixels by which training pictures are shifted at most
+CHANNELS = (24, 48, 96)  # of convolutions of 3 x 3 pixels and stride 2
+STEPS, BATCH, RATE, DECAY = 500, 64, 3e-3, 0.1  # of AdamW (1711.05101), the rate falls as a cosine
+MOVE = 2  # pixels by which training pictures are shifted at most
+_B1, _B2, _EPS = 0.9, 0.99, 1e-8
 
 
 class Judge(NamedTuple):
-    """The trained network; `classes` is (question, number of answers) in the order of its heads."""
+    """A trained network. layers: (kernel, bias) of convolutions and the hidden layer · heads: by question."""
 
-    params: Any
-    classes: tuple[tuple[str, int], ...]
+    layers: list[tuple[Array, Array]]
+    heads: dict[str, tuple[Array, Array]]
 
     def features(self, pictures_NHWC: np.ndarray) -> np.ndarray:
         """float32 [N, FEATURES] of pictures uint8."""
-        return np.asarray(_apply(self.params, pictures_NHWC, self.classes)[0])
+        return np.asarray(_read(self, pictures_NHWC)[0])
 
     def answers(self, pictures_NHWC: np.ndarray) -> dict[str, np.ndarray]:
         """The number of the likeliest answer, int [N], to each question."""
-        logits = _apply(self.params, pictures_NHWC, self.classes)[1]
+        logits = _read(self, pictures_NHWC)[1]
         return {question: np.asarray(jnp.argmax(own, axis=-1)) for question, own in logits.items()}
 
 
@@ -44,67 +46,88 @@ def train_judge(
         answers: {question: int [N]}, numbers of answers from 0 on; -1 = there is none.
 
     Raises:
-        ValueError: no pictures, no questions, or another number of answers than of pictures.
+        ValueError: no questions, a question without answers, or with another number of them than of pictures.
     """
     for question, own in answers.items():
         if own.shape != (len(pictures_NHWC),) or not len(own) or own.max() < 0:
             raise ValueError(f"answers: {question!r} has {own.shape} for {len(pictures_NHWC)} pictures")
     if not answers:
         raise ValueError("answers: {} leave nothing to learn; give those to one question")
-    classes = tuple((question, int(own.max()) + 1) for question, own in answers.items())
-    known = {question: jnp.asarray(own) for question, own in answers.items()}
-    x_NHWC, (first_key, key) = jnp.asarray(pictures_NHWC), jax.random.split(jax.random.key(seed))
-    params = _Network(classes).init(first_key, x_NHWC[:1])
-    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, steps), weight_decay=0.1)
-
-    def loss(params, x_BHWC, wanted):
-        _, logits = _Network(classes).apply(params, x_BHWC)
-        total = jnp.float32(0)
-        for question, own in logits.items():
-            there_B = wanted[question] >= 0
-            labels_B = jnp.maximum(wanted[question], 0)
-            nll_B = optax.softmax_cross_entropy_with_integer_labels(own, labels_B)
-            total += jnp.sum(nll_B * there_B) / jnp.maximum(jnp.sum(there_B), 1)
-        return total
-
-    @jax.jit
-    def step(params, moments, key):
-        chosen_key, move_key = jax.random.split(key)
-        at_B = jax.random.randint(chosen_key, (BATCH,), 0, len(x_NHWC))
-        wanted = {question: own[at_B] for question, own in known.items()}
-        gradient = jax.grad(loss)(params, _moved(move_key, x_NHWC[at_B]), wanted)
-        updates, moments = optimizer.update(gradient, moments, params)
-        return optax.apply_updates(params, updates), moments
-
-    moments = optimizer.init(params)
-    for step_key in jax.random.split(key, steps):
-        params, moments = step(params, moments, step_key)
-    return Judge(params, classes)
+    first_key, key = jax.random.split(jax.random.key(seed))
+    judge = _first(first_key, {question: int(own.max()) + 1 for question, own in answers.items()})
+    moments = jax.tree.map(lambda x: (jnp.zeros_like(x), jnp.zeros_like(x)), judge)
+    x_NHWC, known = jnp.asarray(pictures_NHWC), {name: jnp.asarray(own) for name, own in answers.items()}
+    for number in range(steps):
+        rate = RATE * (1 + np.cos(np.pi * number / steps)) / 2
+        step_key = jax.random.fold_in(key, number)
+        judge, moments = _step(judge, moments, x_NHWC, known, step_key, jnp.float32(rate), number + 1.0)
+    return judge
 
 
-class _Network(nn.Module):
-    """Three convolutions of stride 2, their mean and largest values, a hidden layer, a head a question."""
+def _first(key: Array, classes: Mapping[str, int]) -> Judge:
+    """Random kernels (1502.01852), biases of 0."""
 
-    classes: tuple[tuple[str, int], ...]
+    def layer(key, *shape):
+        return jax.random.normal(key, shape) * (2 / np.prod(shape[:-1])) ** 0.5, jnp.zeros(shape[-1])
 
-    @nn.compact
-    def __call__(self, pictures_NHWC):
-        x_NHWC = pictures_NHWC.astype(jnp.float32) / 127.5 - 1
-        for channels in (24, 48, 96):
-            x_NHWC = nn.relu(nn.GroupNorm(8)(nn.Conv(channels, (3, 3), strides=2)(x_NHWC)))
-        pooled_NC = jnp.concatenate([x_NHWC.mean(axis=(1, 2)), x_NHWC.max(axis=(1, 2))], axis=-1)
-        features_NF = nn.tanh(nn.Dense(FEATURES)(pooled_NC))
-        heads = {question: nn.Dense(count)(features_NF) for question, count in self.classes}
-        return features_NF, heads
+    keys = iter(jax.random.split(key, len(CHANNELS) + 1 + len(classes)))
+    sizes = zip((3, *CHANNELS), CHANNELS, strict=False)
+    layers = [layer(next(keys), 3, 3, *size) for size in sizes]
+    layers.append(layer(next(keys), 2 * CHANNELS[-1], FEATURES))
+    return Judge(layers, {name: layer(next(keys), FEATURES, count) for name, count in classes.items()})
 
 
-@functools.partial(jax.jit, static_argnames="classes")
-def _apply(params, pictures_NHWC, classes):
-    return _Network(classes).apply(params, pictures_NHWC)
+@jax.jit
+def _read(judge: Judge, pictures_NHWC: Array) -> tuple[Array, dict[str, Array]]:
+    """(features_NF, logits by question)"""
+    x_NHWC = pictures_NHWC.astype(jnp.float32) / 127.5 - 1
+    *convolutions, (kernel, bias) = judge.layers
+    for own_kernel, own_bias in convolutions:
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        x_NHWC = jax.lax.conv_general_dilated(
+            x_NHWC, own_kernel, (2, 2), "SAME", dimension_numbers=dimensions
+        )
+        x_NHWC = jax.nn.relu(x_NHWC + own_bias)
+    pooled_NC = jnp.concatenate([x_NHWC.mean(axis=(1, 2)), x_NHWC.max(axis=(1, 2))], axis=-1)
+    features_NF = jnp.tanh(pooled_NC @ kernel + bias)
+    return features_NF, {name: features_NF @ own[0] + own[1] for name, own in judge.heads.items()}
+
+
+def _loss(judge: Judge, pictures_BHWC: Array, wanted: Mapping[str, Array]) -> Array:
+    """The sum over questions of the mean nats of the answers that there are."""
+    total = jnp.float32(0)
+    for question, logits_BK in _read(judge, pictures_BHWC)[1].items():
+        there_B, labels_B = wanted[question] >= 0, jnp.maximum(wanted[question], 0)
+        logs_BK = jax.nn.log_softmax(logits_BK)
+        nll_B = -jnp.take_along_axis(logs_BK, labels_B[:, None], axis=1)[:, 0]
+        total += jnp.sum(nll_B * there_B) / jnp.maximum(jnp.sum(there_B), 1)
+    return total
+
+
+@functools.partial(jax.jit, donate_argnums=(0, 1))
+def _step(judge, moments, x_NHWC, known, key, rate, number):
+    chosen_key, move_key = jax.random.split(key)
+    at_B = jax.random.randint(chosen_key, (BATCH,), 0, len(x_NHWC))
+    wanted = {question: own[at_B] for question, own in known.items()}
+    gradient = jax.grad(_loss)(judge, _moved(move_key, x_NHWC[at_B]), wanted)
+
+    def moved(x, g, moment):
+        mean, square = _B1 * moment[0] + (1 - _B1) * g, _B2 * moment[1] + (1 - _B2) * g**2
+        size = jnp.sqrt(square / (1 - _B2**number)) + _EPS
+        return x - rate * (mean / (1 - _B1**number) / size + DECAY * x), (mean, square)
+
+    flat, tree = jax.tree.flatten(judge)
+    pairs = [moved(*own) for own in zip(flat, jax.tree.leaves(gradient), _pairs(moments), strict=True)]
+    return tree.unflatten([one for one, _ in pairs]), tree.unflatten([other for _, other in pairs])
+
+
+def _pairs(moments):
+    flat = jax.tree.leaves(moments)
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _moved(key, x_BHWC):
-    """Each picture shifted by up to MOVE pixels; its border is filled with its edge."""
+    """Each picture shifted by up to MOVE pixels; what comes in is as its edge."""
     H, W = x_BHWC.shape[1:3]
     padded = jnp.pad(x_BHWC, ((0, 0), (MOVE, MOVE), (MOVE, MOVE), (0, 0)), mode="edge")
     starts_B2 = jax.random.randint(key, (len(x_BHWC), 2), 0, 2 * MOVE + 1)
