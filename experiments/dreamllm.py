@@ -29,7 +29,7 @@ import ml_collections
 
 from experiments import arguments, dreamllm_arms, dreamllm_miniature, sweeps
 
-STEPS, PARTS_STEPS = 300, 1000
+STEPS, PARTS_STEPS = 400, 1000
 SEEDS = (0, 1, 2)
 KEY = ("arm", "seed", "steps", "name")
 COLUMNS = (

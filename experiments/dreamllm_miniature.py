@@ -7,6 +7,8 @@ Command   launch/task_sources.sh runs/tasks
           python -m experiments.dreamllm_data --sources=runs/tasks --output=runs/dreamllm/data
           python -m lwm.train --config=experiments/dreamllm_miniature.py --workdir=runs/dreamllm/model \\
               --cpu_devices=2
+          python -m lwm.evaluate --workdir=runs/dreamllm/model --stage=igpt
+          and for the other stages; then python -m lwm.generate --workdir=runs/dreamllm/model --prompt=animals
 Hardware  two CPU cores.
 Expected  not run to the end yet: no figures.
 

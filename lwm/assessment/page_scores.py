@@ -78,8 +78,10 @@ def _of_drawings(run: Run, samples: int, seed: int, track: Track) -> Iterator[di
     wishes = {}
     for source in _sources(run) if by_encoder or config.vision_weight else ():
         if by_encoder or run.block["forms"].get(source, "joint") != "comprehension":
-            own = list(wishes_of(pages(run.data, source, "heldout")))
-            wishes |= {source: own[: samples or len(own)]} if own else {}
+            records = pages(run.data, source, "heldout")
+            own = list(wishes_of(records))
+            # Not of sources in which a document happens to have one picture only.
+            wishes |= {source: own[: samples or len(own)]} if 2 * len(own) > len(records) else {}
     known = run.manifest["pages"]
     court = page_drawings.open_court(run.data, known, run.tokenizer) if wishes else None
     if court is None:
