@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lwm.assessment.page_documents import CLOSED, Question, questions_of, texts_of
+from lwm.assessment.page_documents import CLOSED, Question, questions_of, spread, texts_of
 from lwm.data.interleaved_pieces import Marks, Piece, pieces_of
 from lwm.data.interleaved_records import PageRecord
 from lwm.data.interleaved_rows import Room, page_row
@@ -83,7 +83,7 @@ def question_scores(
     """
     known = _by_question(questions_of(records["train"], form, tokenizer))
     for asked, own in _by_question(questions_of(records["heldout"], form, tokenizer)).items():
-        own = own[: samples or len(own)]
+        own = spread(own, samples)
         wanted, train = [one.answer for one in own], [one.answer for one in known.get(asked, own)]
         found = _written(model, params, tokenizer, own, max(map(len, map(tokenizer.encode, train))) + 1)
         n, commonest = len(own), Counter(train).most_common(1)[0][0]
@@ -106,15 +106,15 @@ def placement_score(reader: Reader, records: Sequence[PageRecord], samples: int)
 
     A dream is opened where <dream_start> is likelier than all else that may follow.
     """
-    count = min(samples or len(records), len(records))
-    pieces = [piece for at in range(count) for piece in reader.pieces(records[at], "joint")]
+    chosen = spread(range(len(records)), samples)
+    pieces = [piece for at in chosen for piece in reader.pieces(records[at], "joint")]
     found = []
     for row, _, likeliest_T in reader.read(pieces) if pieces else ():
         learned_T, start = row["weights"] > 0, reader.marks.dream_start
         opened_T, wanted_T = learned_T & (likeliest_T == start), learned_T & (row["targets"] == start)
         found.append([int(np.sum(own)) for own in (opened_T & wanted_T, opened_T, wanted_T)])
     opened = Opened(*np.asarray(found, int).reshape(-1, 3).T)
-    return (placement_f1(opened), count) if opened.wanted_B.sum() else None
+    return (placement_f1(opened), len(chosen)) if opened.wanted_B.sum() else None
 
 
 def _nats(reader: Reader, own: Sequence[Question]) -> Score:

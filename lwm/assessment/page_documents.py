@@ -86,6 +86,13 @@ def pictures_of(data: str, known: Mapping[str, Any], split: str) -> np.ndarray:
     return np.stack(list(found.values()))
 
 
+def spread(items: Sequence, samples: int) -> list:
+    """So many of the items at even distances, as neighbours are alike; 0 = all."""
+    if not samples or samples >= len(items):
+        return list(items)
+    return [items[at * len(items) // samples] for at in range(samples)]
+
+
 def picture_key(picture: np.ndarray) -> bytes:
     """What equal pictures have in common."""
     return picture.tobytes()

@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from lwm.assessment import page_answers, page_drawings
-from lwm.assessment.page_documents import pictures_of, wishes_of
+from lwm.assessment.page_documents import pictures_of, spread, wishes_of
 from lwm.data.interleaved_records import pages
 from lwm.errors import UserError
 from lwm.evaluation.perplexity import Track
@@ -81,7 +81,7 @@ def _of_drawings(run: Run, samples: int, seed: int, track: Track) -> Iterator[di
             records = pages(run.data, source, "heldout")
             own = list(wishes_of(records))
             # Not of sources in which a document happens to have one picture only.
-            wishes |= {source: own[: samples or len(own)]} if 2 * len(own) > len(records) else {}
+            wishes |= {source: spread(own, samples)} if 2 * len(own) > len(records) else {}
     known = run.manifest["pages"]
     court = page_drawings.open_court(run.data, known, run.tokenizer) if wishes else None
     if court is None:

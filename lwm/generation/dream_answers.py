@@ -35,7 +35,9 @@ def answer(
     room = -(-new_tokens // BURST) * BURST
     filled = prefill(model.speaker, beside(params["language"], seen_BMD), asked, room=room)
     grammar = Grammar(text=model.config.dream_start, stop=(eos,))
-    state, said = begin(filled, asked, grammar, new_tokens=new_tokens, seed=0), [[] for _ in prompts]
+    # Where a prompt ends there is text, whatever its patches are to the grammar of codes.
+    ends, said = [Prompt.of_text([bos])] * len(prompts), [[] for _ in prompts]
+    state = begin(filled, ends, grammar, new_tokens=new_tokens, seed=0)
     how = {"grammar": grammar, "text": Sampling(temperature=0.0), "vision": PLAIN, "steps": BURST}
     while unfinished(state):
         state, tokens_BT, _ = burst(model.speaker, params["language"], state, **how)
