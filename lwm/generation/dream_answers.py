@@ -28,16 +28,14 @@ def answer(
     shown = [[part for part in parts if isinstance(part, np.ndarray)] for parts in prompts]
     if len({len(own) for own in shown}) != 1 or not shown[0]:
         raise ValueError(
-            f"prompts: with {sorted({len(own) for own in shown})} pictures; needs equal, above 0"
+            f"prompts: pictures in them are {sorted({len(own) for own in shown})}; needs as many in all"
         )
     seen_BMD = _seen(model, params, jnp.asarray(np.stack([np.stack(own) for own in shown])))
     asked = [_prompt(model, bos, parts) for parts in prompts]
     room = -(-new_tokens // BURST) * BURST
     filled = prefill(model.speaker, beside(params["language"], seen_BMD), asked, room=room)
     grammar = Grammar(text=model.config.dream_start, stop=(eos,))
-    # Where a prompt ends there is text, whatever its patches are to the grammar of codes.
-    ends, said = [Prompt.of_text([bos])] * len(prompts), [[] for _ in prompts]
-    state = begin(filled, ends, grammar, new_tokens=new_tokens, seed=0)
+    state, said = begin(filled, asked, grammar, new_tokens=new_tokens, seed=0), [[] for _ in prompts]
     how = {"grammar": grammar, "text": Sampling(temperature=0.0), "vision": PLAIN, "steps": BURST}
     while unfinished(state):
         state, tokens_BT, _ = burst(model.speaker, params["language"], state, **how)
