@@ -1,5 +1,6 @@
 """Held-out documents of text and pictures: what is asked of a DreamLLM, and how answers are scored."""
 
+import functools
 import json
 
 import jax
@@ -106,6 +107,7 @@ def test_who_knows_all_has_no_nats_and_opens_dreams_where_they_belong(data, work
 def test_a_model_is_asked_for_all_that_its_stage_has_learned(workdir, monkeypatch):
     monkeypatch.setattr(page_drawings, "drawn", lambda model, params, wishes, **how: np.stack(
         [wish.picture for wish in wishes]))  # fmt: skip
+    monkeypatch.setattr(page_drawings, "train_judge", functools.partial(page_drawings.train_judge, steps=9))
     monkeypatch.setattr(page_answers, "_written", lambda model, params, tokenizer, own, new_tokens: [
         one.answer for one in own])  # fmt: skip
     rows = {row["name"]: row for row in page_scores.evaluate_pages(workdir, track=track)}
