@@ -67,7 +67,9 @@ def toned(reading: Reading) -> Iterator[Toned]:
         for element in ElementTree.parse(path).getroot().iterfind("annotations/annotation[@type='tts']"):
             names[element.get("cp", "")] = element.text or ""
     bases = sorted(name[0] for name in names if re.fullmatch(f".[{''.join(TONES)}]", name))
-    bases = [base for base in dict.fromkeys(bases) if all(base + tone in names for tone in TONES)]
+    # Names with a colon would have more than a tone behind it.
+    whole = (base for base in dict.fromkeys(bases) if all(base + tone in names for tone in TONES))
+    bases = [base for base in whole if ":" not in names[base]]
     if len(bases) < EMOJI:
         raise UserError(f"sources: {len(bases)} emoji with skin tones, but {EMOJI} are needed; fetch anew")
     for base in bases[:: len(bases) // EMOJI][:EMOJI]:

@@ -12,7 +12,7 @@ import numpy as np
 from lwm.data.interleaved_records import PageRecord, pages
 from lwm.data.tokenizers import Tokenizer
 
-CLOSED = 32  # answers in training up to which a question is one of choice
+CLOSED = 64  # answers in training up to which a question is one of choice
 
 
 class Question(NamedTuple):
