@@ -5,8 +5,9 @@
 
 stamps      a picture and its caption, for the form "pairs"
 albums      a category, then three of its stamps, each behind its caption: "animals / A cow. <picture> …"
-questions   "What is this?" or "Which kind is this?" behind a picture, and "Draw: A cow. " before one; only
-            the answers are learned
+questions   "What is this?", "Which kind is this?" or "Which colour is this?" behind a picture; only the
+            answers are learned
+drawings    "Draw: A cow. ", then its picture; no text is learned
 
 Stamps with the same words in their captions are one item, which is held out from all sources or from none.
 The pictures and manifests that this lays out, OUTPUT.pages, can serve as an example of a folder of one's own.
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from experiments.dreamllm_colour import colour_of
 from lwm.data.interleaved_preparation import prepare_pages
 from lwm.data.splits import heldout_names
 from lwm.data.task_records import Record
@@ -70,10 +72,15 @@ def lay_out(stamps: list[Record], folder: Path, heldout: float, seed: int) -> No
         path = f"stamps/{number:04d}.png"
         (folder / path).write_bytes(stamp.image)
         by_split["heldout" if words(stamp.target) in held else "train"].append((path, stamp))
-    manifests: dict[str, list[str]] = {"stamps": [], "albums": [], "questions": []}
+    manifests: dict[str, list[str]] = {"stamps": [], "albums": [], "questions": [], "drawings": []}
     for split, own in by_split.items():
-        dealt = albums(own, random.Random(f"{seed} {split}"))
-        for source, lines in (("stamps", captioned(own)), ("albums", dealt), ("questions", questions(own))):
+        made = {
+            "stamps": captioned(own),
+            "albums": albums(own, random.Random(f"{seed} {split}")),
+            "questions": questions(own),
+            "drawings": drawings(own),
+        }
+        for source, lines in made.items():
             about = {"source": source, "split": split}
             manifests[source] += [json.dumps(line | about, ensure_ascii=False) for line in lines]
     for source, lines in manifests.items():
@@ -104,11 +111,20 @@ def albums(stamps: Iterable[tuple[str, Record]], rng: random.Random) -> Iterator
 
 
 def questions(stamps: Iterable[tuple[str, Record]]) -> Iterator[dict]:
-    """What each stamp shows, of which kind it is, and that it be drawn."""
+    """What each stamp shows, of which kind it is, and which colour it has most of."""
     for path, stamp in stamps:
-        for asked, answer in (("What is this? ", stamp.target), ("Which kind is this? ", stamp.label)):
-            images = [{"path": path, "position": 0}]
+        images = [{"path": path, "position": 0}]
+        for asked, answer in (
+            ("What is this? ", stamp.target),
+            ("Which kind is this? ", stamp.label),
+            ("Which colour is this? ", colour_of(stamp.image)),
+        ):
             yield {"texts": [asked, answer], "images": images, "learned": [False, True]}
+
+
+def drawings(stamps: Iterable[tuple[str, Record]]) -> Iterator[dict]:
+    """That each stamp be drawn."""
+    for path, stamp in stamps:
         images = [{"path": path, "position": 1}]
         yield {"texts": [f"Draw: {stamp.target} "], "images": images, "learned": [False]}
 

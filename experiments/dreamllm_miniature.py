@@ -7,6 +7,8 @@ Command   launch/task_sources.sh runs/tasks
           python -m experiments.dreamllm_data --sources=runs/tasks --output=runs/dreamllm/data
           python -m lwm.train --config=experiments/dreamllm_miniature.py --workdir=runs/dreamllm/model \\
               --cpu_devices=2
+          python -m lwm.evaluate --workdir=runs/dreamllm/model --stage=igpt
+          and for the other stages; then python -m lwm.generate --workdir=runs/dreamllm/model --prompt=animals
 Hardware  two CPU cores.
 Expected  not run to the end yet: no figures.
 
@@ -36,39 +38,43 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
             "optimizer": {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.0, "clip": 1.0},
             "log_every": 50,
             "checkpoint": {"keep": 1},
-            "stages": {
-                "parts": stage(
-                    steps=1500,
-                    rates=(2e-3, 2e-4),
-                    mixture={"stamps": 1.0},
-                    forms={"stamps": "comprehension"},
-                    trains=("vision", "language", "decoder", "contrast"),
-                    text_weight=1.0,
-                    vision_weight=0.0,
-                    decoder_weight=1.0,
-                    contrast_weight=1.0,
-                ),
-                "align": stage(
-                    steps=500,
-                    rates=(2e-3, 2e-4),
-                    mixture={"stamps": 1.0},
-                    forms={"stamps": "pairs"},
-                    trains=FROZEN_BESIDE,
-                ),
-                "igpt": stage(
-                    steps=1000,
-                    rates=(1e-3, 1e-4),
-                    mixture={"albums": 0.5, "stamps": 0.5},
-                    forms={"stamps": "pairs"},
-                    trains=(*FROZEN_BESIDE, "language"),
-                ),
-                "instruct": stage(
-                    steps=300,
-                    rates=(5e-4, 5e-5),
-                    mixture={"questions": 1.0},
-                    trains=(*FROZEN_BESIDE, "language"),
-                ),
-            },
+            "stages": ml_collections.ConfigDict(
+                {
+                    "parts": stage(
+                        steps=2400,
+                        rates=(2e-3, 2e-4),
+                        mixture={"stamps": 1.0},
+                        forms={"stamps": "comprehension"},
+                        trains=("vision", "language", "decoder", "contrast"),
+                        text_weight=1.0,
+                        vision_weight=0.0,
+                        decoder_weight=1.0,
+                        contrast_weight=1.0,
+                    ),
+                    "align": stage(
+                        steps=400,
+                        rates=(2e-3, 2e-4),
+                        mixture={"stamps": 1.0},
+                        forms={"stamps": "pairs"},
+                        trains=FROZEN_BESIDE,
+                    ),
+                    "igpt": stage(
+                        steps=1000,
+                        rates=(1e-3, 1e-4),
+                        mixture={"albums": 0.5, "stamps": 0.5},
+                        forms={"stamps": "pairs"},
+                        trains=(*FROZEN_BESIDE, "language"),
+                    ),
+                    "instruct": stage(
+                        steps=400,
+                        rates=(5e-4, 5e-5),
+                        mixture={"questions": 0.5, "drawings": 0.25, "albums": 0.25},
+                        forms={"questions": "comprehension"},
+                        trains=(*FROZEN_BESIDE, "language"),
+                    ),
+                },
+                sort_keys=False,
+            ),
         },
         sort_keys=False,
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The packages behind the eight tasks of MultiModel: fetched with apt, unpacked, not installed.
+# The packages behind the tasks of MultiModel and the pictures of DreamLLM: fetched with apt, not installed.
 #   launch/task_sources.sh FOLDER     200 MB to fetch, 500 MB unpacked; needs Debian or Ubuntu, but not root
 # What is unpacked and whole is not fetched again: after an interruption, run the same command.
 set -Eeuo pipefail
@@ -48,4 +48,5 @@ fetch unicode-cldr-core 3 'common/*/fr.xml' 'names in English and French, Unicod
 fetch asterisk-core-sounds-en 1 'core-sounds-en.txt*' 'transcripts, CC-BY-SA-3.0'
 fetch asterisk-core-sounds-en-wav 500 'sounds/*.wav' 'English prompts, CC-BY-SA-3.0'
 fetch tuxpaint-stamps-default 700 'stamps/*.png' 'captioned pictures, GPL-2+'
+fetch fonts-noto-color-emoji 1 'NotoColorEmoji.ttf' 'emoji in skin tones, OFL-1.1'
 echo "$folder: python -m experiments.multimodel_data --sources=$folder --output=DATA goes on from here"

@@ -4,6 +4,7 @@
     python -m lwm.evaluate --workdir=runs/vqgan     rebuilt frames of a VQGAN
     python -m lwm.evaluate --workdir=runs/clips     held-out questions to a model that looks at clips
     python -m lwm.evaluate --workdir=runs/tasks     held-out samples of each task of a MultiModel
+    python -m lwm.evaluate --workdir=runs/dreamllm  held-out documents of text and pictures of a DreamLLM
     python -m lwm.evaluate --workdir=runs/smollm2 --suite=needle,ruler,positions --haystack=book.txt
 
 The suite `heldout` writes WORKDIR/evaluation.jsonl (earlier rows of the stage are replaced) and
@@ -37,7 +38,7 @@ DEPTHS = flags.DEFINE_list("depths", ["0", "50", "100"], "needle: percent of the
 SAMPLES = flags.DEFINE_integer(
     "samples",
     None,
-    "Prompts or windows a cell (5; heldout: 2, 0 = no grid), or of a task (256).",
+    "Prompts or windows a cell (5; heldout: 2, 0 = no grid), of a task (256), of a source of pages (all).",
     lower_bound=0,
 )
 BEAMS = flags.DEFINE_integer("beams", 1, "Of a MultiModel's texts; 1 = greedy.", lower_bound=1)

@@ -34,7 +34,7 @@ CHIPS = {"lwm_text.py": 256, "lwm_vision.py": 512, "lv_xattn_families.py": 64}
 # Miniatures run on two virtual devices, one for each core; so do their quicktests.
 CHIPS |= dict.fromkeys(("needle_miniature.py", "context_extension.py", "packing_ablation.py"), 2)
 CHIPS |= dict.fromkeys(("text_to_image.py", "smollm2_extension.py", "clip_questions.py"), 2)
-CHIPS["dreamllm_miniature.py"] = 2
+CHIPS |= dict.fromkeys(("dreamllm.py", "dreamllm_miniature.py"), 2)
 
 # Tables 11 and 13 of 2402.08268: context, theta, tokens of a batch (in M), steps, first and last
 # learning rate, warm-up, tensor, seq, and the total in billions of tokens.

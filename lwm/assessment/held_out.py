@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from lwm.assessment.clip_answers import check_rows, evaluate_answers
+from lwm.assessment.page_scores import evaluate_pages
 from lwm.assessment.task_answers import SAMPLES, evaluate_tasks
 from lwm.data import datasets
 from lwm.data.fields import VISION, parse_fields
@@ -42,7 +43,8 @@ def run(
 
     WORKDIR/evaluation.jsonl: earlier rows of the stage are replaced. WORKDIR/needle.json: the needle grid.
     asked: of `evaluate_transformer`; of these a model that looks at clips, see `clip_answers.py`, is asked
-    the first few, a VQGAN nothing. samples, tasks, beams: of a MultiModel, see `task_answers.py`.
+    the first few, a VQGAN nothing. samples, tasks, beams: of a MultiModel, see `task_answers.py`; samples: of
+    a DreamLLM's documents as well, see `page_scores.py`.
     """
     workdir = epath.Path(workdir)
     model = (read_json(workdir / "config.json") or {}).get("model") or {}
@@ -51,6 +53,10 @@ def run(
         most = SAMPLES if samples is None else samples
         where = {"data": data, "stage": stage, "track": asked["track"]}
         _write(workdir, evaluate_tasks(workdir, tasks=tasks, samples=most, beams=beams, **where))
+        return
+    if model.get("name") == "dreamllm":
+        where = {"data": data, "stage": stage, "track": asked["track"]}
+        _write(workdir, evaluate_pages(workdir, samples=samples or 0, **where))
         return
     if model.get("name") == "vqgan":
         cells, (stage, values) = [], evaluate_vqgan(workdir, data=data, stage=stage)

@@ -22,6 +22,18 @@ class Condition(NamedTuple):
     vectors_BSC: Array
     there_BS: Array
 
+    def mean(self) -> Array:
+        """float32 [B, C], of the vectors that are no padding; 0 if all are."""
+        there_BS1 = self.there_BS[..., None]
+        sum_BC = jnp.sum(jnp.where(there_BS1, self.vectors_BSC.astype(jnp.float32), 0), axis=1)
+        return sum_BC / jnp.maximum(jnp.sum(there_BS1, axis=1), 1)
+
+
+def unit(x_BC: Array) -> Array:
+    """float32, each row at length 1; rows of zeros stay so."""
+    x_BC = x_BC.astype(jnp.float32)
+    return x_BC * jax.lax.rsqrt(jnp.sum(x_BC**2, axis=-1, keepdims=True) + 1e-12)
+
 
 def without_condition(given: Array | Condition | None, B: int) -> Condition:
     """The sequence that stands for no condition, of vectors [S, C] or [B, S, C], for B examples.

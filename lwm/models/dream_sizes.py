@@ -87,8 +87,14 @@ def _learns(config: "DreamConfig") -> Iterator[str]:
         yield f"text_weight: of {weights} one must be above 0; change them"
 
 
+def _aligned(config: "DreamConfig") -> Iterator[str]:
+    if config.align_weight and not config.vision_weight:
+        yield f"align_weight: {config.align_weight}, but vision_weight is 0, so nothing is dreamed; set both"
+
+
 def _captions(config: "DreamConfig") -> Iterator[str]:
-    if (config.decoder_weight or config.contrast_weight) and not config.captioned:
+    asked = config.decoder_weight or config.contrast_weight or config.align_weight
+    if asked and not config.captioned:
         yield "decoder.text_vocab_size: 0, but captions are to be read; give the number of ids"
 
 
@@ -106,6 +112,8 @@ class DreamConfig:
             weight 0 is not computed.
         decoder_weight, contrast_weight: of what the decoder and the eyes learn of captions alone, without the
             language model; they need the decoder's text encoder.
+        align_weight: of the distance of a dream from the text encoder's words for the picture, a control that
+            the paper's model does without.
         contrast_width: of the vectors in which pictures and captions are compared.
         trains: parts that are trained in this stage, of `PARTS`; () = all.
 
@@ -124,10 +132,11 @@ class DreamConfig:
     vision_weight: Annotated[float, COUNT] = 10.0
     decoder_weight: Annotated[float, COUNT] = 0.0
     contrast_weight: Annotated[float, COUNT] = 0.0
+    align_weight: Annotated[float, COUNT] = 0.0
     contrast_width: Annotated[int, SIZE] = 64
     trains: tuple[Annotated[str, Limits(choices=PARTS)], ...] = ()
 
-    RULES: ClassVar[Rules] = (_text_alone, _specials, _given, _same_size, _learns, _captions)
+    RULES: ClassVar[Rules] = (_text_alone, _specials, _given, _same_size, _learns, _captions, _aligned)
 
     def __post_init__(self):
         for name, kind in (

@@ -26,7 +26,7 @@ from jax import Array
 
 from lwm.models import dream_network
 from lwm.models.captions import contrastive_loss
-from lwm.models.condition import Condition
+from lwm.models.condition import Condition, unit
 from lwm.models.diffusion_decoder import DiffusionDecoder
 from lwm.models.dream_network import DreamNetwork, Read
 from lwm.models.dream_sizes import PARTS, SIZES, DreamConfig
@@ -68,7 +68,8 @@ class DreamLLM:
     def loss(self, params: dict, batch: dict, key: Array) -> tuple[Array, dict[str, Array]]:
         """L = a_text L_text + a_vision L_denoising, both means over the S documents of the batch; in stages
         before the parts are joined + a_decoder L_decoder + a_contrast L_contrast, means over the pictures of
-        the (micro)batch.
+        the (micro)batch; as a control + a_align L_align, which is L_denoising with ℓ = 1 - the cosine of the
+        mean of a dream and the mean of what the decoder's own text encoder makes of the caption.
 
         L_text = (1/S) Σ w nll over the targets, L_denoising = (1/S) Σ w ℓ over the pictures, ℓ the weighted
         squared error of `DiffusionDecoder`. Of a share of the pictures the condition is that of no picture.
@@ -78,8 +79,8 @@ class DreamLLM:
             loss, float32 scalar, and metrics: "loss", "denominator" (S), and, of the losses that weigh,
             "text_loss" (L_text), "text_nll" (mean nats over tokens of weight > 0), "text_tokens",
             "dream_loss" (L_denoising), "loss_noise" (mean squared error, not weighted by its time),
-            "count_noise" (sum of weights); "decoder_noise" (as "loss_noise", from captions), "contrast_loss",
-            "contrast_accuracy" (share of pictures whose caption is the nearest).
+            "count_noise" (sum of weights), "align_loss" (L_align); "decoder_noise" (as "loss_noise", from
+            captions), "contrast_loss", "contrast_accuracy" (share of pictures whose caption is the nearest).
 
         Raises:
             ValueError: as `init`.
@@ -111,12 +112,25 @@ class DreamLLM:
             metrics["dream_loss"] = mean * found["denominator"] / S
             metrics["loss_noise"], metrics["count_noise"] = found["denoising"], found["denominator"]
             total += config.vision_weight * metrics["dream_loss"]
+            if config.align_weight:
+                metrics["align_loss"] = self._alignment(params["decoder"], batch, read.dreams) / S
+                total += config.align_weight * metrics["align_loss"]
         if config.decoder_weight or config.contrast_weight:
             found = self._of_captions(params, batch, jax.random.fold_in(key, 1))
             total += config.decoder_weight * found.pop("decoder_loss", 0.0)
             total += config.contrast_weight * found.get("contrast_loss", 0.0)
             metrics |= found
         return total, metrics | {"loss": total}
+
+    def logits(self, params: dict, batch: dict) -> Array:
+        """float32 [B, T, V] of what follows each token of a batch; targets and weights are not read."""
+
+        def read(network):
+            x_BTD = network.laid_out(batch["tokens"], network.seen(batch["frames"]), batch["places"])
+            hidden_BTD, _ = network.language.trunk(x_BTD, batch["positions"], batch["segments"])
+            return network.language.lm_head(hidden_BTD).astype(jnp.float32)
+
+        return self._apply(params, method=read)
 
     def seen(self, params: dict, frames_BIRRC: Array) -> Array:
         """Pictures, uint8, as the language model sees them: [B, I x P, D], the patches of each in order."""
@@ -149,6 +163,17 @@ class DreamLLM:
             params, x_BHWC, given, key, unconditional=nothing, weights_B=weights_B
         )
 
+    def _alignment(self, params, batch, dreams):
+        """The sum over the pictures of a batch of how far dreams are from what the text encoder says."""
+        B, pictures = batch["frames"].shape[:2]
+        by_row = jax.tree.map(lambda x: x.reshape(B, pictures + 1, *x.shape[1:])[:, :pictures], dreams)
+        captions_NS = batch["captions"].reshape(B * pictures, -1)
+        said = self.decoder.condition(params, captions_NS, captions_NS)
+        dreamed_NC = jnp.mean(by_row.vectors_BSC.reshape(B * pictures, *dreams.vectors_BSC.shape[1:]), axis=1)
+        cosine_N = jnp.sum(unit(dreamed_NC) * unit(said.mean()), axis=-1)
+        weights_N = (batch["frame_weights"] * by_row.there_BS[:, :, 0]).reshape(-1)
+        return jnp.sum(weights_N * (1 - cosine_N))
+
     def _of_captions(self, params, batch, key):
         """Losses and metrics of the pictures with their captions, without the language model."""
         config, found = self.config, {}
@@ -174,7 +199,7 @@ class DreamLLM:
         needed = [*_READ, "weights"]
         if config.vision_weight:
             needed += ["frame_weights", *(["features"] if config.decoder.latents else [])]
-        if config.decoder_weight or config.contrast_weight:
+        if config.decoder_weight or config.contrast_weight or config.align_weight:
             needed.append("captions")
         if missing := [name for name in needed if name not in batch]:
             raise ValueError(f"batch: has no {missing[0]!r}, which a DreamLLM reads")

@@ -28,6 +28,7 @@ _OF_STAGES = (
     "vision_weight",
     "decoder_weight",
     "contrast_weight",
+    "align_weight",
     "trains",
 )
 

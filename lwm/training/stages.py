@@ -66,6 +66,7 @@ class Stage:
       weighting, caption_dropout, swap_order: see `lwm.data.pipeline.make_batches`.
       text_weight, vision_weight: weights of the two losses; of documents, of language and of denoising.
       decoder_weight, contrast_weight: of what the decoder and the eyes of a DreamLLM learn of captions alone.
+      align_weight: of its control that dreams be like what the decoder's text encoder makes of captions.
       eval_every, eval_batches: held-out batches are looked at every so many steps and at the end; 0 = never.
       checkpoint_every: steps from one checkpoint to the next; 0 = only at the end of the stage.
     """
@@ -99,6 +100,7 @@ class Stage:
     vision_weight: Annotated[float, COUNT] = 0.5
     decoder_weight: Annotated[float, COUNT] = 0.0
     contrast_weight: Annotated[float, COUNT] = 0.0
+    align_weight: Annotated[float, COUNT] = 0.0
     caption_dropout: Annotated[float, Limits(least=0, most=1)] = 0.1
     swap_order: bool = True
     eval_every: Annotated[int, COUNT] = 0
@@ -125,7 +127,7 @@ class Stage:
 
     @property
     def of_captions(self) -> bool:
-        return self.decoder_weight > 0 or self.contrast_weight > 0
+        return any((self.decoder_weight, self.contrast_weight, self.align_weight))
 
     @property
     def rows(self) -> int:

@@ -73,8 +73,9 @@ def _pages(stage: Any, config: Any) -> Iterator[str]:
 def _captions(stage: Any, config: Any) -> Iterator[str]:
     if stage.of_captions and not (hasattr(config, "decoder") and config.decoder.text_vocab_size):
         yield (
-            f"decoder_weight: {stage.decoder_weight}, contrast_weight {stage.contrast_weight} need "
-            "captions, which the model does not read; set both to 0, or give decoder.text_vocab_size"
+            f"decoder_weight: {stage.decoder_weight}, contrast_weight {stage.contrast_weight}, align_weight "
+            f"{stage.align_weight} need captions, which the model does not read; set them to 0, or give "
+            "decoder.text_vocab_size"
         )
 
 

@@ -243,6 +243,27 @@ def test_denoising_is_that_of_the_decoder_with_these_conditions(alone):
     np.testing.assert_allclose(alone[0]["dream_loss"], loss * 2 / 3, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_alignment_reaches_what_dreams_and_leaves_the_text_encoder_as_it_is():
+    decoder = SIZES["debug"]["decoder"] | PARTS["decoder"] | {"text_vocab_size": 264}
+    model = model_of(decoder=decoder, text_weight=0.0, align_weight=5.0)
+    batch = batch_of()
+    words = np.random.default_rng(0).integers(3, 259, (*batch["frame_weights"].shape, 4)).astype(np.int32)
+    batch["captions"] = np.where(batch["frame_weights"][..., None] > 0, words, 0)
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient_of(params):
+        metrics = model.loss(params, batch, jax.random.key(KEY))[1]
+        return metrics["align_loss"], metrics
+
+    gradient, metrics = jax.device_get(gradient_of(params_of(model)))
+    assert reached(gradient)[1] == set(LATER)
+    assert 0 < metrics["align_loss"] < 2
+    loss = 10 * metrics["dream_loss"] + 5 * metrics["align_loss"]
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+
+
 def test_the_eyes_stop_before_the_last_layer():
     eyes, frames = VisualEncoder(MODEL.config.vision), jnp.zeros((1, 2, 8, 8, 3), jnp.uint8)
     seen, params = jax.eval_shape(eyes.init_with_output, jax.random.key(0), frames)
@@ -331,6 +352,8 @@ def test_the_size_of_the_paper_has_a_loss_and_gradients():
         ({"trains": ("eyes",)}, r"trains\[0\]: \'eyes\' is not known; choose from vision"),
         ({"text_weight": 0.0, "vision_weight": 0.0}, "text_weight: of .* one must be above 0"),
         ({"contrast_weight": 1.0}, "decoder.text_vocab_size: 0, but captions are to be read"),
+        ({"align_weight": 1.0}, "decoder.text_vocab_size: 0, but captions are to be read"),
+        ({"align_weight": 1.0, "vision_weight": 0.0}, "align_weight: 1.0, but vision_weight is 0"),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused(changes, message):

@@ -1,0 +1,99 @@
+"""What the sweep of `dreamllm.py` says: one arm against another, by the differences of its seeds.
+
+    python -m experiments.dreamllm_verdicts --csv=experiments/results/dreamllm.csv
+
+Prints a table in Markdown: means over seeds, the mean difference with Student's 95 % interval, and a verdict,
+which is "no difference seen" where that interval holds 0. With one seed there is no verdict.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from experiments import dreamllm_arms, sweeps
+from experiments.dreamllm import COLUMNS, KEY
+from lwm.evaluation.intervals import student
+
+_KIND, _COLOUR, _TONE, _WHAT = (
+    f"{asked}_is_this_conditional_accuracy_2"
+    for asked in ("which_kind", "which_colour", "which_tone", "what")
+)
+_DRAWN = (_KIND, _COLOUR, "fd_cls_2")
+# How the names of what is compared begin.
+SAID, DREW = ("questions_",), tuple(f"stamps_{score}" for score in _DRAWN)
+PAIRS = (
+    *(("joint", arm, SAID) for arm in ("comprehension", "comprehension_flops")),
+    *(("joint", arm, DREW) for arm in ("creation", "creation_flops")),
+    ("align", "creation", DREW),
+    *((f"queries_{count}", "creation", DREW) for count in dreamllm_arms.QUERIES),
+)
+# The same score through the language model and by the decoder's text encoder: arm, parts, score.
+ENCODERS = (
+    *(
+        ("creation", "parts", f"stamps_{texts}{score}")
+        for texts in ("", "short_", "long_")
+        for score in _DRAWN
+    ),
+    *(("composition", "emoji_parts", f"stamps_{score}") for score in (_TONE, _WHAT)),
+)
+
+
+class Compared(NamedTuple):
+    """what: a score · one, other: means of two arms over seeds · low, high: of the difference."""
+
+    what: str
+    arms: str
+    one: float
+    other: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def verdict(self) -> str:
+        if self.seeds < 2:
+            return "one seed"
+        if self.low <= 0 <= self.high:
+            return "no difference seen"
+        less = self.what.endswith("_nats") or "_fd_cls_" in self.what
+        return "better" if (self.high < 0) == less else "worse"
+
+
+def compared(rows: Sequence[dict]) -> Iterator[Compared]:
+    """Yields every comparison of which there are rows, over runs of the most steps of each arm."""
+    values: dict[tuple[str, str], dict[str, float]] = {}
+    most = {row["arm"]: max(int(own["steps"]) for own in rows if own["arm"] == row["arm"]) for row in rows}
+    for row in rows:
+        if int(row["steps"]) == most[row["arm"]]:
+            values.setdefault((row["arm"], row["name"]), {})[row["seed"]] = float(row["value"])
+    asked = [
+        (one, name, other, name)
+        for one, other, scores in PAIRS
+        for name in sorted({name for _, name in values})
+        if name.startswith(scores)
+    ]
+    asked += [(one, name, other, f"encoder_{name}") for one, other, name in ENCODERS]
+    for one, name, other, other_name in asked:
+        found = values.get((one, name), {}), values.get((other, other_name), {})
+        seeds = sorted(found[0].keys() & found[1].keys())
+        if seeds:
+            first, second = ([own[seed] for seed in seeds] for own in found)
+            low, high = student([a - b for a, b in zip(first, second, strict=True)])
+            means = sum(first) / len(seeds), sum(second) / len(seeds)
+            yield Compared(name, f"{one} against {other}", *means, low, high, len(seeds))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--csv", default=str(sweeps.ROOT / "experiments/results/dreamllm.csv"))
+    table = sweeps.Table(parser.parse_args().csv, COLUMNS, KEY)
+    print("| arms | score | first | second | difference, 95 % | seeds | the first is |")
+    print("|---|---|---|---|---|---|---|")
+    for row in compared(table.rows):
+        means, by = f"{row.one:.3g} | {row.other:.3g}", f"{row.one - row.other:+.3g}"
+        by += f" [{row.low:.3g}, {row.high:.3g}]"
+        print(f"| {row.arms} | {row.what} | {means} | {by} | {row.seeds} | {row.verdict} |")
+
+
+if __name__ == "__main__":
+    main()

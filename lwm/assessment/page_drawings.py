@@ -1,0 +1,116 @@
+"""What a DreamLLM draws for held-out texts, looked at by a judge that had no part in it.
+
+The judge (`evaluation/picture_judge.py`) answers the closed questions of the data folder, in the miniature
+those of "questions", about each picture; what is right is the answer for the picture that the text has in the
+data. Its own share of right answers about those is told as well: no picture can be expected to do better.
+FD-cls is the Fréchet distance of its features from those of the held-out pictures, beside the distance of as
+many pictures of training.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lwm.assessment.page_documents import Choice, Wish, choices_of, picture_key, pictures_of
+from lwm.data.tokenizers import Tokenizer
+from lwm.evaluation.creation import conditional_accuracy, fd_cls, frechet_distance
+from lwm.evaluation.picture_judge import FEATURES, Judge, train_judge
+from lwm.evaluation.task_scores import Score
+from lwm.generation.dreams import Drawing, draw
+from lwm.models.dreamllm import DreamLLM
+
+GUIDANCES = (1.0, 2.0, 5.0)
+STEPS = 25  # of the sampler
+_ROWS, _LEAST = 32, 2 * FEATURES  # pictures: drawn together, and fewest for a distance
+Scored = tuple[str, Score, float | None, str | None, int]  # of what, score, baseline and its name, n
+
+
+class Court(NamedTuple):
+    """A trained judge, the closed questions, and features of the pictures of training."""
+
+    judge: Judge
+    choices: dict[str, Choice]
+    features_NF: np.ndarray
+
+
+def open_court(data: str, known: Mapping[str, Any], tokenizer: Tokenizer, seed: int = 0) -> Court | None:
+    """A judge trained on all training pictures of a data folder; None if nothing closed is asked in it."""
+    choices = choices_of(data, known, tokenizer)
+    if not choices:
+        return None
+    pictures = pictures_of(data, known, "train")
+    answers = {asked: _numbers(choice, pictures) for asked, choice in choices.items()}
+    judge = train_judge(pictures, answers, seed=seed)
+    return Court(judge, choices, judge.features(pictures))
+
+
+def real_scores(court: Court, pictures_NRRC: np.ndarray) -> Iterator[Scored]:
+    """Yields how often the judge is right about real held-out pictures, beside its commonest answer."""
+    for asked, choice in court.choices.items():
+        yield from _accuracy(court, asked, choice, pictures_NRRC, pictures_NRRC)
+
+
+def drawing_scores(court: Court, drawn_NRRC: np.ndarray, real_NRRC: np.ndarray) -> Iterator[Scored]:
+    """Yields the scores of pictures drawn for the texts of the real ones."""
+    for asked, choice in court.choices.items():
+        yield from _accuracy(court, asked, choice, drawn_NRRC, real_NRRC)
+    if len(real_NRRC) >= _LEAST:
+        real_NF = court.judge.features(real_NRRC)
+        rng = np.random.default_rng(0)
+        some = rng.choice(len(court.features_NF), min(len(court.features_NF), len(real_NF)), replace=False)
+        usual = frechet_distance(court.features_NF[some], real_NF)
+        score = fd_cls(court.judge.features(drawn_NRRC), real_NF)
+        yield "", score, usual, "pictures of training", len(real_NF)
+
+
+def drawn(
+    model: DreamLLM,
+    params: dict,
+    wishes: Sequence[Wish],
+    *,
+    bos: int,
+    guidance: float,
+    seed: int,
+    by_text_encoder: bool = False,
+) -> np.ndarray:
+    """Pictures uint8 [N, R, R, 3] for the texts, through the dream queries or the decoder's own encoder."""
+    found, key = [], jax.random.key(seed)
+    for start in range(0, len(wishes), _ROWS):
+        some = [wish.text for wish in wishes[start : start + _ROWS]]
+        filled, own_key = some + [some[-1]] * (_ROWS - len(some)), jax.random.fold_in(key, start)
+        if by_text_encoder:
+            pictures = _by_text_encoder(model, params, filled, own_key, bos, guidance)
+        else:
+            pictures = draw(model, params, filled, own_key, bos=bos, drawing=Drawing(STEPS, guidance))
+        found.append(np.asarray(pictures)[: len(some)])
+    return np.concatenate(found)
+
+
+def _by_text_encoder(model, params, texts, key, bos, guidance):
+    decoder, own = model.decoder, params["decoder"]
+    ids_BS = np.zeros((len(texts), model.config.decoder.text_length), np.int32)
+    for row, ids in zip(ids_BS, texts, strict=True):
+        ids = [bos, *ids][: len(row)]
+        row[: len(ids)] = ids
+    empty_BS = np.where(np.arange(ids_BS.shape[1]) > 0, 0, ids_BS)  # a caption of no words, as in training
+    without = decoder.condition(own, jax.numpy.asarray(empty_BS), jax.numpy.asarray(empty_BS))
+    how = {"steps": STEPS, "guidance": guidance, "segments_BS": jax.numpy.asarray(ids_BS)}
+    return decoder.sample(own, jax.numpy.asarray(ids_BS), key, unconditional=without, **how)
+
+
+def _accuracy(court, asked, choice, seen_NRRC, real_NRRC) -> Iterator[Scored]:
+    wanted_N = _numbers(choice, real_NRRC)
+    there_N = wanted_N >= 0
+    if not there_N.any():
+        return
+    found_N = court.judge.answers(seen_NRRC)[asked]
+    train_N = np.bincount(list(choice.of.values()), minlength=len(choice.answers))
+    usual = float(np.mean(wanted_N[there_N] == np.argmax(train_N)))
+    score = conditional_accuracy(found_N[there_N], wanted_N[there_N])
+    yield asked, score, usual, "commonest answer", int(there_N.sum())
+
+
+def _numbers(choice: Choice, pictures_NRRC: np.ndarray) -> np.ndarray:
+    return np.array([choice.of.get(picture_key(picture), -1) for picture in pictures_NRRC])

@@ -1,0 +1,73 @@
+"""The sweep of the DreamLLM miniature: what arms have in common, colours in words, and what its rows say."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from experiments import dreamllm, dreamllm_arms, dreamllm_miniature
+from experiments.dreamllm_arms import ARMS, compute
+from experiments.dreamllm_colour import colour_of
+from experiments.dreamllm_verdicts import compared
+
+
+def test_parts_are_trained_before_they_are_joined():
+    """By name they would come last."""
+    stages = dreamllm_miniature.get_config().stages
+    assert list(stages) == ["parts", "align", "igpt", "instruct"]
+    assert not set(stages.parts.trains) & set(stages.align.trains)
+
+
+def test_arms_are_matched_in_examples_or_in_compute():
+    joint, alone = ARMS["joint"], (ARMS["comprehension"], ARMS["creation"])
+    assert {source: rows for arm in alone for source, rows in arm.rows.items()} == joint.rows
+    assert compute(joint) == 1 == pytest.approx(sum(map(compute, alone)))
+    for name in ("comprehension_flops", "creation_flops"):
+        assert compute(ARMS[name]) == pytest.approx(1, abs=0.05)
+    assert dreamllm.get_config("arm=align").stages.join.align_weight > 0
+    for arm in ARMS.values():
+        assert arm.length >= dreamllm_arms.PICTURES * (arm.queries + 30) + arm.queries + 4
+
+
+@pytest.mark.parametrize(
+    ("rgb", "word"),
+    [
+        ((10, 10, 10), "black"),
+        ((128, 128, 128), "grey"),
+        ((200, 20, 20), "red"),
+        ((255, 150, 0), "orange"),
+        ((120, 80, 40), "brown"),
+        ((240, 220, 0), "yellow"),
+        ((0, 160, 0), "green"),
+        ((30, 60, 220), "blue"),
+        ((140, 30, 180), "purple"),
+        ((255, 255, 255), "white"),
+    ],
+)
+def test_colour_of_what_is_not_background(rgb, word):
+    image, content = Image.new("RGB", (9, 9), "white"), io.BytesIO()
+    image.paste(rgb, (3, 3, 6, 6))
+    image.save(content, "PNG")
+    assert colour_of(content.getvalue()) == word
+
+
+def test_verdicts_need_seeds_and_know_what_is_better():
+    values = {
+        ("joint", "questions_what_is_this_nats"): (1.0, 1.1, 1.2),
+        ("comprehension", "questions_what_is_this_nats"): (2.0, 2.1, 2.2),
+        ("creation", "stamps_fd_cls_2"): (3.0, 5.0, 4.0),
+        ("joint", "stamps_fd_cls_2"): (4.0, 3.0, 5.0),
+        ("parts", "encoder_stamps_fd_cls_2"): (1.0,),
+    }
+    rows = [
+        {"arm": arm, "name": name, "seed": str(seed), "steps": "9", "value": str(value)}
+        for (arm, name), own in values.items()
+        for seed, value in enumerate(own)
+    ]
+    rows.append(rows[0] | {"steps": "3", "value": "99"})  # of a shorter run
+    found = {(row.arms, row.what): row for row in compared(rows)}
+    said = found["joint against comprehension", "questions_what_is_this_nats"]
+    assert (said.one, said.other, said.verdict) == (pytest.approx(1.1), pytest.approx(2.1), "better")
+    assert found["joint against creation", "stamps_fd_cls_2"].verdict == "no difference seen"
+    assert found["creation against parts", "stamps_fd_cls_2"].verdict == "one seed"
+    assert len(found) == 3
