@@ -33,7 +33,8 @@ CORE = [
 ]
 
 EXTRAS = {
-    "beam": ["apache-beam>=2.77"],  # lwm.data.workers; asks for other versions than launch/constraints.txt
+    # lwm.data.workers; asks for other versions than launch/constraints.txt
+    "beam": ["apache-beam>=2.77", "psutil>=5.9"],
     # Pinned: lwm.compile reads what this compiler writes, and a newer libtpu fails to print its modules.
     "tpu": ["jax[tpu]==0.10.2", "libtpu==0.0.42.1"],
     "test": [

@@ -32,7 +32,8 @@ class Pod:
         self._failed, self._code, self._warnings = -1, 0, 0
         self._running: dict[int, subprocess.Popen] = {}
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._warn)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, self._warn)
         common = {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),

@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "parallel": "jax numpy lwm.errors",
     "models": "jax numpy einops flax lwm.errors lwm.limits lwm.ops lwm.parallel",
     "data": (
-        "numpy grain tensorflow_datasets apache_beam array_record etils av PIL sentencepiece tokenizers "
-        "rich lwm.bounds lwm.json_text lwm.errors lwm.limits lwm.parallel.layout"
+        "numpy grain tensorflow_datasets apache_beam psutil array_record etils av PIL sentencepiece "
+        "tokenizers rich lwm.bounds lwm.json_text lwm.errors lwm.limits lwm.parallel.layout"
     ),
     "interop": (
         "jax numpy etils gguf tokenizers "

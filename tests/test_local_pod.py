@@ -16,10 +16,10 @@ def pod(tmp_path):
     """Starts `pod(*arguments)` with logs in tmp_path/logs."""
     started = []
 
-    def start(*arguments, patience="60"):
+    def start(*arguments, patience="60", through=()):
         env = os.environ | {"LOCAL_POD_LOGS": str(tmp_path / "logs"), "LOCAL_POD_PATIENCE": patience}
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        started.append(subprocess.Popen([SCRIPT, *arguments], env=env, cwd=tmp_path, **pipes))
+        started.append(subprocess.Popen([*through, SCRIPT, *arguments], env=env, cwd=tmp_path, **pipes))
         return started[-1]
 
     yield start
@@ -70,6 +70,14 @@ def test_a_warning_reaches_all_hosts(pod, tmp_path, number):
     shown, errors = process.communicate(timeout=60)
     assert process.returncode == 143 and not errors
     assert all("saved" in log for log in logs(tmp_path))
+
+
+def test_a_hangup_is_no_warning_under_nohup(pod, tmp_path):
+    command = "kill -HUP $PPID; echo up; until [ -e go ]; do sleep 0.05; done; echo on"
+    process = pod("1", "--", "sh", "-c", command, through=["nohup"])
+    assert process.stdout.readline() == "up\n"
+    (tmp_path / "go").touch()
+    assert process.communicate(timeout=60)[0] == "on\n" and process.returncode == 0
 
 
 def test_a_second_warning_kills(pod):

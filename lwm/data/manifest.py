@@ -152,7 +152,7 @@ def load_record(output: epath.PathLike) -> dict:
     path = epath.Path(output) / RECORD
     record = read_block(path, fix=_FIX)
     check_fields(path, record, _RECORDED, needs=("settings", "broken"))
-    return {"media": None} | record
+    return record | {"media": record.get("media")}
 
 
 _Ids = tuple[Annotated[int, COUNT], ...]

@@ -63,13 +63,17 @@ class Workers(NamedTuple):
         """Turns a pipeline that fails into one line, and ends this process if a local worker process dies.
 
         Beam's local runner waits for ever for a worker that is gone, and cannot be stopped: hence `os._exit`.
+        The other workers would first finish what they have been given, beside those of the next attempt.
         """
+        dying = threading.Lock()
 
         def ended(failure):
             if failure.thread and failure.thread.name == "run_worker":
-                print(f"error: beam_runner: {failure.exc_value}; {_AGAIN}", file=sys.stderr, flush=True)
-                os._exit(1)
-            if failure.thread and failure.thread.name not in _FOLLOWERS:
+                if dying.acquire(blocking=False):  # not for those that end here
+                    print(f"error: beam_runner: {failure.exc_value}; {_AGAIN}", file=sys.stderr, flush=True)
+                    _kill_children()
+                    os._exit(1)
+            elif failure.thread and failure.thread.name not in _FOLLOWERS:
                 before(failure)
 
         before, threading.excepthook = threading.excepthook, ended
@@ -133,6 +137,15 @@ def check_workers(runner: str | None, options: Sequence[str] = ()) -> Workers | 
         if runner == "DirectRunner" and (name := option.partition("=")[0]) not in known:
             raise UserError(f"beam_options: {name} is no option of Beam's; see its PipelineOptions")
     return workers
+
+
+def _kill_children() -> None:
+    """Kills the processes that this one has started, and theirs: Beam starts workers by way of a shell."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 @contextlib.contextmanager

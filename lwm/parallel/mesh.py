@@ -13,7 +13,8 @@ import math
 from collections.abc import Sequence
 
 import jax
-from jax.experimental.mesh_utils import create_device_mesh
+import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh
 
 from lwm.errors import UserError
@@ -32,6 +33,9 @@ def make_mesh(
 ) -> Mesh:
     """Arranges devices in a mesh with all four axes, "seq" innermost, a walk from neighbour to neighbour.
 
+    Slices of TPUs, and hosts of CPUs, are joined by a slower network (DCN) than that inside of them (ICI).
+    "data" lies over them, and "fsdp" if "data" is too small; on slices nothing else may.
+
     Args:
       data, fsdp, tensor, seq: sizes of the axes; one of them may be -1, "all the remaining devices".
       devices: the devices to use, all of them by default.
@@ -40,8 +44,8 @@ def make_mesh(
       A mesh with Auto axes: shardings given to `jit` and constraints are hints that XLA completes.
 
     Raises:
-      UserError: a size is not a positive whole number, two sizes are -1, or the product of the sizes is not
-        the number of devices.
+      UserError: a size is not a positive whole number, two sizes are -1, the product of the sizes is not
+        the number of devices, or data x fsdp cannot be cut over the slices.
     """
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor, "seq": seq}
     devices = list(jax.devices() if devices is None else devices)
@@ -63,12 +67,25 @@ def make_mesh(
         raise UserError(
             f"mesh.{field}: {sizes[field]}, but {shape} does not fit {len(devices)} devices; {fix}"
         )
-    kinds = (AxisType.Auto,) * len(AXES)
+    return Mesh(in_walks(_arranged(sizes, devices)), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(sizes: dict[str, int], devices: list[jax.Device]) -> np.ndarray:
+    """The devices as an array of these sizes. Those of CPU hosts lie in the order of the hosts."""
     # On a TPU torus of 8 x 8 x 8, tensor=16 and seq=4 have to share a physical axis.
-    arranged = create_device_mesh(
-        tuple(sizes[name] for name in AXES), devices, allow_split_physical_axes=True
-    )
-    return Mesh(in_walks(arranged), AXES, axis_types=kinds)
+    split = dict(allow_split_physical_axes=True)
+    slices = len({getattr(own, "slice_index", 0) for own in devices}) if devices[0].platform == "tpu" else 1
+    if slices == 1:
+        return create_device_mesh(tuple(sizes.values()), devices, **split)
+    data = math.gcd(sizes["data"], slices)
+    outside = {"data": data, "fsdp": slices // data, "tensor": 1, "seq": 1}
+    if sizes["fsdp"] % outside["fsdp"]:
+        raise UserError(
+            f"mesh.data: {sizes['data']}, but data={sizes['data']} x fsdp={sizes['fsdp']} cannot be cut over "
+            f"{slices} slices, and tensor and seq stay inside of one; make data a multiple of {slices}"
+        )
+    inside = tuple(sizes[axis] // outside[axis] for axis in AXES)
+    return create_hybrid_device_mesh(inside, tuple(outside.values()), devices, **split)
 
 
 def axis_size(name: str) -> int:

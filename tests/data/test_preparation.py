@@ -129,6 +129,7 @@ def test_an_interrupted_run_goes_on(folder, data_dir, options, tmp_path, monkeyp
         assert len(calls) - 1 == whole, "what was finished is not done again"
         assert before == call - 1
     assert everything(out) == everything(data_dir)
+    assert (out / "prepare.json").read_bytes() == (data_dir / "prepare.json").read_bytes()
     assert not (out / "partial").exists()
 
 

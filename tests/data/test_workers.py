@@ -172,6 +172,27 @@ def test_a_recipe_that_fails_on_beam_is_one_line_and_leaves_nothing(tmp_path):
     assert not [path for path in (tmp_path / "documents").rglob("*") if path.is_file()]
 
 
+def test_with_a_worker_all_others_end():
+    """They, and what they have started, hold the pipes open that are read to their end here."""
+    script = """
+import subprocess, threading
+from lwm.data.workers import Workers
+
+def run():
+    raise RuntimeError("Worker subprocess exited with return code 137")
+
+others = [subprocess.Popen("sleep 600; true", shell=True) for _ in range(2)]
+with Workers("DirectRunner").answering():
+    threading.Thread(target=run, name="run_worker").start()
+    threading.Event().wait()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("error: beam_runner: Worker") and done.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_pages_are_the_same_on_beam_and_broken_pictures_are_named(tmp_path):
     pytest.importorskip("apache_beam", reason="needs the extra beam")

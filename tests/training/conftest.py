@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import jax
@@ -274,10 +273,16 @@ def saved():
 
     from lwm.training.checkpoints import latest_step
 
+    def restore(folder):
+        reader = ocp.PyTreeCheckpointer()
+        tree = reader.metadata(folder).item_metadata.tree
+        # Not onto the devices that saved it: a pod's are not those of this process.
+        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return reader.restore(folder, ocp.args.PyTreeRestore(restore_args=args))
+
     def read(folder):
         folder = folder / str(latest_step(folder))
-        with warnings.catch_warnings(action="ignore"):  # that it finds out the shardings by itself
-            arrays = {name: ocp.PyTreeCheckpointer().restore(folder / name) for name in ("params", "rest")}
+        arrays = {name: restore(folder / name) for name in ("params", "rest")}
         return arrays, json.loads((folder / "position" / "metadata").read_text())
 
     return read
