@@ -18,6 +18,7 @@ from flax import linen as nn
 from lwm.models.multimodel_sizes import MultiModelConfig
 from lwm.ops.depthwise import depthwise
 from lwm.ops.projection import project
+from lwm.parallel.sharding import BATCH, constrain
 
 # (taps, dilation) of the four steps of a block.
 STEPS = {"paper": ((3, 1), (3, 1), (15, 1), (15, 8)), "code": ((3, 1), (7, 1), (15, 1), (31, 1))}
@@ -59,7 +60,10 @@ class ConvStep(nn.Module):
             history_BHD = window_BSD[:, window_BSD.shape[1] - reach :]
         else:
             window_BSD = jnp.pad(h_BTD, ((0, 0), (reach // 2, reach - reach // 2), (0, 0)))
-        h_BTD = project(depthwise(window_BSD, taps_KD, self.dilation), pointwise.astype(dtype))
+        # Whole sequences on every device, and gradients as well: left to itself XLA (of JAX 0.10.2, on CPU)
+        # cuts short ones over "tensor", and then the gradient of their shifts is wrong.
+        h_BTD = constrain(depthwise(constrain(window_BSD, BATCH), taps_KD, self.dilation), BATCH)
+        h_BTD = project(h_BTD, pointwise.astype(dtype))
         return layer_norm(config, "norm")(h_BTD), history_BHD
 
 

@@ -3,11 +3,14 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
+from lwm.models.conv_blocks import ConvBlock
 from lwm.models.multimodel import SIZES, MultiModel, MultiModelConfig, example
-from lwm.parallel.sharding import batch_shardings
+from lwm.parallel.sharding import batch_shardings, shardings
 from lwm.training.optimizers import make_optimizer
 from lwm.training.state import TrainState, param_shapes, shardings_of, state_shapes
 from lwm.training.step import make_train_step
@@ -37,6 +40,28 @@ def stepped(task_batch):
         return jax.device_get((state.params, state.opt_state[1][0].mu, metrics))
 
     return run
+
+
+def test_gradients_of_a_short_sequence_are_those_of_one_device_where_weights_are_cut(mesh_of):
+    """XLA once cut it as well, over "tensor", and summed the wrong parts."""
+    rng, block = np.random.default_rng(0), ConvBlock(CONFIG)
+    x_BTD = rng.normal(size=(8, 4, CONFIG.width)).astype(np.float32)
+    params = jax.eval_shape(lambda: block.init(jax.random.key(0), x_BTD)["params"])
+    params = jax.tree.map(lambda own: 0.3 * rng.normal(size=own.shape).astype(np.float32), params)
+
+    def loss(params, x_BTD):
+        out_BTD, _ = block.apply({"params": params}, x_BTD, np.ones(x_BTD.shape[:2], bool))
+        return jnp.sum(jnp.sin(out_BTD))
+
+    expected = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, x_BTD)
+    mesh = mesh_of(data=2, fsdp=2, tensor=2)
+    rules = ((r"pointwise$", P("fsdp", "tensor")), (r"", P()))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, shardings(rules, params, mesh))
+        rows = jax.device_put(x_BTD, batch_shardings(x_BTD, mesh))
+        found = jax.jit(jax.grad(loss, argnums=(0, 1)))(placed, rows)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
 
 
 @pytest.mark.slow
