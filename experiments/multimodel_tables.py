@@ -7,15 +7,21 @@ better, in points of 100 for accuracy (of labels, or of tokens after the right o
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments import multimodel_arms, sweeps
+from experiments import multimodel, multimodel_arms, sweeps
 from experiments.multimodel_arms import ARMS, FEW, LITTLE, TASKS
 
 Rows = Sequence[Mapping[str, Any]]
 RESULTS = sweeps.ROOT / "experiments/results"
 WITHOUT = tuple(name for name in ARMS if name.startswith("without_"))
+
+
+def read(path: os.PathLike | str = RESULTS / "multimodel.csv") -> Rows:
+    """The rows of all arms."""
+    return sweeps.Table(path, multimodel.COLUMNS, multimodel.KEY).rows
 
 
 def accuracy(task: str) -> str:
@@ -174,7 +180,7 @@ def _interval(values: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--input", default=str(RESULTS / "multimodel.csv"))
-    rows = sweeps.Table(parser.parse_args().input, [], []).rows
+    rows = read(parser.parse_args().input)
     for title, (head, *lines) in tables(rows):
         if lines:
             print(f"\n**{title}**\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")

@@ -10,9 +10,8 @@ of a group; intervals are Student's 95 % over seeds. "Little" is no more than th
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 
-from experiments import sweeps
 from experiments.multimodel_arms import ALONE, LITTLE, TASKS
-from experiments.multimodel_tables import RESULTS, Rows, by_seed
+from experiments.multimodel_tables import RESULTS, Rows, by_seed, read
 
 MUCH = tuple(task for task in TASKS if task not in LITTLE)
 
@@ -84,7 +83,7 @@ def told(values: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--input", default=str(RESULTS / "multimodel.csv"))
-    print("\n".join(lines(sweeps.Table(parser.parse_args().input, [], []).rows)))
+    print("\n".join(lines(read(parser.parse_args().input))))
 
 
 if __name__ == "__main__":

@@ -259,3 +259,14 @@ def test_gains_of_multimodel_pair_seeds_that_all_tasks_have():
     ]
     found = multimodel_verdict.gain(rows, ("a", "b"), "joint", "single_{}".format)
     assert found == [pytest.approx((0.1 + 0.3) / 2)], "seed 1 alone was trained with all"
+
+
+def test_rows_of_multimodel_are_read_and_told(tmp_path):
+    table = sweeps.Table(tmp_path / "rows.csv", multimodel.COLUMNS, multimodel.KEY)
+    for arm, nats in (("joint", 2.0), ("single_speech", 2.5)):
+        for score in ("words_right", "nats"):
+            table.add({"arm": arm, "seed": 0, "steps": 10, "task": "speech", "score": score, "value": nats})
+    rows = multimodel_tables.read(tmp_path / "rows.csv")
+    told = dict(multimodel_tables.tables(rows))["Joint over single, equal updates of each task"]
+    assert told[1][:2] == ("speech", "little") and told[1][3].startswith("+0.50")
+    assert next(multimodel_verdict.lines(rows)) == "equal updates of each task: OPEN: fewer than two seeds"
