@@ -28,7 +28,7 @@ MAY_IMPORT = {
     ),
     "generation": "jax numpy einops PIL av lwm.errors lwm.ops lwm.parallel lwm.models",
     "evaluation": (
-        "jax numpy scipy einops PIL jinja2 etils matplotlib sacrebleu "
+        "jax numpy scipy einops optax PIL jinja2 etils matplotlib sacrebleu "
         "lwm.json_text lwm.errors lwm.limits lwm.ops lwm.parallel lwm.models lwm.generation "
         "lwm.data.tokenizers lwm.data.clips"
     ),

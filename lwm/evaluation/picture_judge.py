@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 FEATURES = 32  # few, as held-out pictures are few: a covariance of more would have no full rank
 CHANNELS = (24, 48, 96)  # of convolutions of 3 x 3 pixels and stride 2
 STEPS, BATCH, RATE, DECAY = 1000, 64, 3e-3, 0.1  # of AdamW (1711.05101), the rate falls as a cosine
 MOVE = 2  # pixels by which training pictures are shifted at most
-_B1, _B2, _EPS = 0.9, 0.99, 1e-8
 _GROUPS = 8
 
 
@@ -56,12 +56,21 @@ def train_judge(
         raise ValueError("answers: {} leave nothing to learn; give those to one question")
     first_key, key = jax.random.split(jax.random.key(seed))
     judge = _first(first_key, {question: int(own.max()) + 1 for question, own in answers.items()})
-    moments = jax.tree.map(lambda x: (jnp.zeros_like(x), jnp.zeros_like(x)), judge)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, steps), b2=0.99, weight_decay=DECAY)
     x_NHWC, known = jnp.asarray(pictures_NHWC), {name: jnp.asarray(own) for name, own in answers.items()}
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(judge, moments, key):
+        chosen_key, move_key = jax.random.split(key)
+        at_B = jax.random.randint(chosen_key, (BATCH,), 0, len(x_NHWC))
+        wanted = {question: own[at_B] for question, own in known.items()}
+        gradient = jax.grad(_loss)(judge, _moved(move_key, x_NHWC[at_B]), wanted)
+        updates, moments = optimizer.update(gradient, moments, judge)
+        return optax.apply_updates(judge, updates), moments
+
+    moments = optimizer.init(judge)
     for number in range(steps):
-        rate = RATE * (1 + np.cos(np.pi * number / steps)) / 2
-        step_key = jax.random.fold_in(key, number)
-        judge, moments = _step(judge, moments, x_NHWC, known, step_key, jnp.float32(rate), number + 1.0)
+        judge, moments = step(judge, moments, jax.random.fold_in(key, number))
     return judge
 
 
@@ -111,28 +120,6 @@ def _loss(judge: Judge, pictures_BHWC: Array, wanted: Mapping[str, Array]) -> Ar
         nll_B = -jnp.take_along_axis(logs_BK, labels_B[:, None], axis=1)[:, 0]
         total += jnp.sum(nll_B * there_B) / jnp.maximum(jnp.sum(there_B), 1)
     return total
-
-
-@functools.partial(jax.jit, donate_argnums=(0, 1))
-def _step(judge, moments, x_NHWC, known, key, rate, number):
-    chosen_key, move_key = jax.random.split(key)
-    at_B = jax.random.randint(chosen_key, (BATCH,), 0, len(x_NHWC))
-    wanted = {question: own[at_B] for question, own in known.items()}
-    gradient = jax.grad(_loss)(judge, _moved(move_key, x_NHWC[at_B]), wanted)
-
-    def moved(x, g, moment):
-        mean, square = _B1 * moment[0] + (1 - _B1) * g, _B2 * moment[1] + (1 - _B2) * g**2
-        size = jnp.sqrt(square / (1 - _B2**number)) + _EPS
-        return x - rate * (mean / (1 - _B1**number) / size + DECAY * x), (mean, square)
-
-    flat, tree = jax.tree.flatten(judge)
-    pairs = [moved(*own) for own in zip(flat, jax.tree.leaves(gradient), _pairs(moments), strict=True)]
-    return tree.unflatten([one for one, _ in pairs]), tree.unflatten([other for _, other in pairs])
-
-
-def _pairs(moments):
-    flat = jax.tree.leaves(moments)
-    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _moved(key, x_BHWC):
