@@ -31,9 +31,10 @@ class Pod:
         self._patience, self._deadline = patience, float("inf")
         self._failed, self._code, self._warnings = -1, 0, 0
         self._running: dict[int, subprocess.Popen] = {}
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
-                signal.signal(number, self._warn)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._warn)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, self._warn)
         common = {
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
