@@ -49,13 +49,12 @@ def run(
     workdir = epath.Path(workdir)
     model = (read_json(workdir / "config.json") or {}).get("model") or {}
     asked["samples"] = 2 if samples is None else samples
+    where = {"data": data, "stage": stage, "track": asked["track"]}
     if model.get("name") == "multimodel":
         most = SAMPLES if samples is None else samples
-        where = {"data": data, "stage": stage, "track": asked["track"]}
         _write(workdir, evaluate_tasks(workdir, tasks=tasks, samples=most, beams=beams, **where))
         return
     if model.get("name") == "dreamllm":
-        where = {"data": data, "stage": stage, "track": asked["track"]}
         _write(workdir, evaluate_pages(workdir, samples=samples or 0, **where))
         return
     if model.get("name") == "vqgan":

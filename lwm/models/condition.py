@@ -29,12 +29,6 @@ class Condition(NamedTuple):
         return sum_BC / jnp.maximum(jnp.sum(there_BS1, axis=1), 1)
 
 
-def unit(x_BC: Array) -> Array:
-    """float32, each row at length 1; rows of zeros stay so."""
-    x_BC = x_BC.astype(jnp.float32)
-    return x_BC * jax.lax.rsqrt(jnp.sum(x_BC**2, axis=-1, keepdims=True) + 1e-12)
-
-
 def without_condition(given: Array | Condition | None, B: int) -> Condition:
     """The sequence that stands for no condition, of vectors [S, C] or [B, S, C], for B examples.
 

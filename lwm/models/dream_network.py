@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from lwm.models import visual_encoder
+from lwm.models.codebook import unit
 from lwm.models.condition import Condition
 from lwm.models.dream_sizes import DreamConfig
 from lwm.models.transformer import LWM, Decoder
@@ -134,13 +135,12 @@ class Contrast(nn.Module):
     def __call__(self, pictures_NC: Array, texts_NC: Array) -> tuple[Array, Array, Array]:
         """Vectors of length 1, float32 [N, width] each, and the scale of their products, at most 100."""
 
-        def unit(name, x):
-            x = nn.Dense(self.width, use_bias=False, name=name)(x.astype(jnp.float32))
-            return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
+        def projected(name, x_NC):
+            return unit(nn.Dense(self.width, use_bias=False, name=name)(x_NC.astype(jnp.float32)))
 
         scale = self.param("scale", nn.initializers.constant(jnp.log(1 / 0.07)), (), jnp.float32)
         return (
-            unit("picture", pictures_NC),
-            unit("text", texts_NC),
+            projected("picture", pictures_NC),
+            projected("text", texts_NC),
             jnp.exp(jnp.minimum(scale, jnp.log(100.0))),
         )

@@ -26,7 +26,8 @@ from jax import Array
 
 from lwm.models import dream_network
 from lwm.models.captions import contrastive_loss
-from lwm.models.condition import Condition, unit
+from lwm.models.codebook import unit
+from lwm.models.condition import Condition
 from lwm.models.diffusion_decoder import DiffusionDecoder
 from lwm.models.dream_network import DreamNetwork, Read
 from lwm.models.dream_sizes import PARTS, SIZES, DreamConfig
@@ -169,7 +170,8 @@ class DreamLLM:
         by_row = jax.tree.map(lambda x: x.reshape(B, pictures + 1, *x.shape[1:])[:, :pictures], dreams)
         captions_NS = batch["captions"].reshape(B * pictures, -1)
         said = self.decoder.condition(params, captions_NS, captions_NS)
-        dreamed_NC = jnp.mean(by_row.vectors_BSC.reshape(B * pictures, *dreams.vectors_BSC.shape[1:]), axis=1)
+        vectors_NQC = by_row.vectors_BSC.reshape(B * pictures, *dreams.vectors_BSC.shape[1:])
+        dreamed_NC = jnp.mean(vectors_NQC.astype(jnp.float32), axis=1)
         cosine_N = jnp.sum(unit(dreamed_NC) * unit(said.mean()), axis=-1)
         weights_N = (batch["frame_weights"] * by_row.there_BS[:, :, 0]).reshape(-1)
         return jnp.sum(weights_N * (1 - cosine_N))

@@ -121,7 +121,9 @@ def train(
         manifest = manifest or _manifest(experiment)
         plans = [make_plan(experiment, index, build_model, manifest, open_batches) for index in todo]
         check_writable(workdir)
-        check_space(workdir, plans, experiment.checkpoint.keep)
+        # A run that may go back can keep one more, see `StageCheckpoints`.
+        keep = experiment.checkpoint.keep
+        check_space(workdir, plans, keep and keep + (experiment.guards.spike > 0))
         if experiment.init and (standing.stage, standing.step) == (0, 0):
             check_init(plans[0], experiment, parent_folder(experiment, workdir, 0))
 
