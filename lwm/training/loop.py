@@ -141,17 +141,17 @@ def train(
         host = dict(index=jax.process_index(), hosts=jax.process_count(), minutes=minutes)
         with contextlib.closing(log), Watch(workdir, **host) as watch:
             run = Run(experiment, workdir, log, report, interrupts, watch, profile, at_peak)
-            for plan in plans:
-                if plan.index and names[plan.index - 1] == stop_after:
-                    break
-                _run_stage(plan, run)
-                if interrupts.received:
+            asked = [plan for plan in plans if plan.index <= names.index(stop_after or names[-1])]
+            for plan in asked:
+                step, (name, steps) = _run_stage(plan, run), (plan.stage.name, plan.stage.steps)
+                if interrupts.received and (step < steps or plan is not asked[-1]):
+                    report.say(f"{name} · stopped and saved at step {step} of {steps}; run again to go on")
                     return interrupts.received
         return None
 
 
-def _run_stage(plan: Plan, run: Run) -> None:
-    """Runs or continues one stage, to its end or until `run.interrupts` has received a signal."""
+def _run_stage(plan: Plan, run: Run) -> int:
+    """Runs or continues one stage, to its end or until `run.interrupts` has received a signal; its step."""
     stage, experiment = plan.stage, run.experiment
     run.watch.enter(stage.name, plan.index, 0, "starting")
     with (
@@ -176,10 +176,7 @@ def _run_stage(plan: Plan, run: Run) -> None:
         step = _run_from(step, plan, saved, held_out, run)
         while step < stage.steps and not run.interrupts.received:
             step = _run_from(step, plan, saved, held_out, run)
-        if step < stage.steps:
-            run.report.say(
-                f"{stage.name} · stopped and saved at step {step} of {stage.steps}; run again to go on"
-            )
+    return step
 
 
 def _run_from(step: int, plan: Plan, saved: StageCheckpoints, held_out: HeldOut, run: Run) -> int:

@@ -156,7 +156,7 @@ def test_a_signal_saves_and_stops(
     assert rows_of(tmp_path) == rows_of(uninterrupted)
 
 
-def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(tmp_path, run, config_of, stream_class):
+def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(tmp_path, run, config_of, stream_class, capsys):
     class Kicked(stream_class):
         def __next__(self):
             if self.index == 0:
@@ -166,6 +166,12 @@ def test_a_signal_in_the_last_step_of_a_stage_ends_the_run(tmp_path, run, config
     stages = {"a": {"steps": 1}, "b": {"steps": 1}}
     assert run(config_of(stages), tmp_path, open_batches=Kicked) == signal.SIGTERM
     assert [folder.name for folder in (tmp_path / "stages").iterdir()] == ["0_a"]
+    assert "a · stopped and saved at step 1 of 1; run again to go on" in capsys.readouterr().out
+    # Now it comes in the last step of all: nothing is left to go on with.
+    assert run(config_of(stages), tmp_path, open_batches=Kicked) is None
+    shown = capsys.readouterr().out
+    assert "stopped" not in shown and "run again" not in shown
+    assert [latest_step(tmp_path / "stages" / name) for name in ("0_a", "1_b")] == [1, 1]
 
 
 @pytest.mark.parametrize(
