@@ -18,9 +18,9 @@ _KIND, _COLOUR, _TONE, _WHAT = (
     f"{asked}_is_this_conditional_accuracy_2"
     for asked in ("which_kind", "which_colour", "which_tone", "what")
 )
-_DRAWN = (_KIND, _COLOUR, "fd_cls_2")
+DRAWN = (_KIND, _COLOUR, "fd_cls_2")
 # How the names of what is compared begin.
-SAID, DREW = ("questions_",), tuple(f"stamps_{score}" for score in _DRAWN)
+SAID, DREW = ("questions_",), tuple(f"stamps_{score}" for score in DRAWN)
 PAIRS = (
     *(("joint", arm, SAID) for arm in ("comprehension", "comprehension_flops")),
     *(("joint", arm, DREW) for arm in ("creation", "creation_flops")),
@@ -32,7 +32,7 @@ ENCODERS = (
     *(
         ("creation", "parts", f"stamps_{texts}{score}")
         for texts in ("", "short_", "long_")
-        for score in _DRAWN
+        for score in DRAWN
     ),
     *(("composition", "emoji_parts", f"stamps_{score}") for score in (_TONE, _WHAT)),
 )
@@ -55,17 +55,28 @@ class Compared(NamedTuple):
             return "one seed"
         if self.low <= 0 <= self.high:
             return "no difference seen"
+        return "better" if self.gain > 0 else "worse"
+
+    @property
+    def gain(self) -> float:
+        """The first's mean over the other's, positive for what is better."""
         less = self.what.endswith("_nats") or "_fd_cls_" in self.what
-        return "better" if (self.high < 0) == less else "worse"
+        return (self.other - self.one) if less else (self.one - self.other)
+
+
+def longest(rows: Sequence[dict]) -> list[dict]:
+    """The rows of the runs of the most steps of each arm."""
+    most = {row["arm"]: 0 for row in rows}
+    for row in rows:
+        most[row["arm"]] = max(most[row["arm"]], int(row["steps"]))
+    return [row for row in rows if int(row["steps"]) == most[row["arm"]]]
 
 
 def compared(rows: Sequence[dict]) -> Iterator[Compared]:
-    """Yields every comparison of which there are rows, over runs of the most steps of each arm."""
+    """Yields every comparison of which there are rows, over the `longest` runs."""
     values: dict[tuple[str, str], dict[str, float]] = {}
-    most = {row["arm"]: max(int(own["steps"]) for own in rows if own["arm"] == row["arm"]) for row in rows}
-    for row in rows:
-        if int(row["steps"]) == most[row["arm"]]:
-            values.setdefault((row["arm"], row["name"]), {})[row["seed"]] = float(row["value"])
+    for row in longest(rows):
+        values.setdefault((row["arm"], row["name"]), {})[row["seed"]] = float(row["value"])
     asked = [
         (one, name, other, name)
         for one, other, scores in PAIRS

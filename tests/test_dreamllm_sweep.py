@@ -8,6 +8,7 @@ from PIL import Image
 from experiments import dreamllm, dreamllm_arms, dreamllm_miniature
 from experiments.dreamllm_arms import ARMS, compute
 from experiments.dreamllm_colour import colour_of
+from experiments.dreamllm_figure import draw
 from experiments.dreamllm_verdicts import compared
 
 
@@ -71,3 +72,18 @@ def test_verdicts_need_seeds_and_know_what_is_better():
     assert found["joint against creation", "stamps_fd_cls_2"].verdict == "no difference seen"
     assert found["creation against parts", "stamps_fd_cls_2"].verdict == "one seed"
     assert len(found) == 3
+    assert said.gain == pytest.approx(1) and found["joint against creation", "stamps_fd_cls_2"].gain == 0
+
+
+def test_the_figure_shows_each_arm_that_has_rows():
+    names = {"joint": "questions_what_is_this_nats", "comprehension": "questions_what_is_this_nats"}
+    names |= {arm: "stamps_fd_cls_2" for arm in ("creation", "queries_1", "queries_64")}
+    rows = [
+        {"arm": arm, "name": name, "seed": str(seed), "steps": "9", "value": str(value)}
+        for arm, name in names.items()
+        for seed, value in enumerate((1.0, 2.0, 4.0) if arm == "joint" else (2.0, 4.0, 6.0))
+    ]
+    synergy, queries, guidance = draw(rows).axes
+    assert synergy.containers[0].lines[0].get_xdata() == pytest.approx([100 * (4 - 7 / 3) / 4])
+    assert queries.containers[0].lines[0].get_xdata() == pytest.approx([1, 8, 64])
+    assert len(synergy.containers) == len(queries.containers) == 1 and not guidance.containers

@@ -1,0 +1,136 @@
+"""The figure of `dreamllm.py`, from its rows: synergy, number of queries, guidance.
+
+    python -m experiments.dreamllm_figure      draws experiments/results/dreamllm.png
+
+Points are means over seeds with Student's 95 % intervals; with one seed there is no interval. "Gain" is the
+difference that `dreamllm_verdicts.py` judges as a part of the other arm's mean, positive for what is better.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments import dreamllm, dreamllm_arms, sweeps
+from experiments.dreamllm_verdicts import DRAWN, compared, longest
+
+Rows = Sequence[Mapping[str, Any]]
+RESULTS = sweeps.ROOT / "experiments/results"
+JOINT = ("comprehension", "comprehension_flops", "creation", "creation_flops")
+
+
+def read(path: os.PathLike | str = RESULTS / "dreamllm.csv") -> Rows:
+    """The rows of all arms."""
+    return sweeps.Table(path, dreamllm.COLUMNS, dreamllm.KEY).rows
+
+
+def draw(rows: Rows) -> Any:
+    """Three panels; what no row speaks of stays empty."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 5), layout="constrained")
+    synergy, queries, guidance = figure.subplots(1, 3, width_ratios=(1.6, 1, 1))
+    _synergy(synergy, rows)
+    _queries(queries, rows)
+    _guidance(guidance, rows)
+    runs = len({(row["arm"], row["seed"], row["steps"]) for row in rows})
+    figure.suptitle(
+        f"DreamLLM, all parts ours (miniature, {runs} runs; Student 95 % over seeds)", fontsize=11
+    )
+    return figure
+
+
+def _synergy(axes, rows: Rows) -> None:
+    """What joint training gains over each of the arms that have one objective."""
+    from lwm.evaluation import figures
+
+    found = [row for row in compared(rows) if row.arms.startswith("joint ") and row.other]
+    names = list(dict.fromkeys(row.what for row in found))
+    for index, other in enumerate(JOINT):
+        own = [row for row in found if row.arms == f"joint against {other}"]
+        places = [names.index(row.what) + 0.12 * (index % 2) for row in own]
+        gains = [100 * row.gain / abs(row.other) for row in own]
+        reach = [100 * (row.high - row.low) / 2 / abs(row.other) if row.seeds > 1 else 0 for row in own]
+        look = {"fmt": figures.MARKERS[index], "color": figures.COLOURS[index], "capsize": 3}
+        if own:
+            axes.errorbar(gains, places, xerr=reach, label=f"over {other.replace('_', ', equal ')}", **look)
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=7)
+    axes.set_xlabel("gain of joint training, % of the other arm's score")
+    _legend(axes)
+
+
+def _queries(axes, rows: Rows) -> None:
+    """The distance of what is drawn from what is real, by the number of dream queries."""
+    own_queries = dreamllm_arms.ARMS["creation"].queries
+    arms = {count: f"queries_{count}" for count in dreamllm_arms.QUERIES} | {own_queries: "creation"}
+    points = [(count, values(rows, arms[count], "stamps_fd_cls_2")) for count in sorted(arms)]
+    _line(axes, 0, [(count, own) for count, own in points if own], "through the language model")
+    if encoder := values(rows, "parts", "encoder_stamps_fd_cls_2"):
+        axes.axhline(
+            sum(encoder) / len(encoder), color="grey", ls="--", label="the decoder's own text encoder"
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(arms), [str(count) for count in sorted(arms)])
+    axes.set_xlabel("dream queries")
+    axes.set_ylabel("FD-cls at guidance 2 (lower is better)")
+    _legend(axes)
+
+
+def _guidance(axes, rows: Rows) -> None:
+    """How often the judge sees in a drawing what the text has asked for."""
+    asked, guidances = DRAWN[0].removesuffix("2"), (1, 2, 5)
+    index = 0
+    for arm, source, about in (("creation", "", "language model"), ("parts", "encoder_", "own text encoder")):
+        for texts in ("short", "long"):
+            named = [(count, f"{source}stamps_{texts}_{asked}{count}") for count in guidances]
+            points = [(count, values(rows, arm, name)) for count, name in named]
+            _line(axes, index, [(count, own) for count, own in points if own], f"{about}, {texts} texts")
+            index += 1
+    axes.set_xticks(guidances)
+    axes.set_xlabel("guidance")
+    axes.set_ylabel(f"share that the judge says is right: {asked.split('_conditional')[0].replace('_', ' ')}")
+    _legend(axes)
+
+
+def values(rows: Rows, arm: str, name: str) -> list[float]:
+    """A score over the seeds of an arm's longest runs."""
+    return [float(row["value"]) for row in longest(rows) if (row["arm"], row["name"]) == (arm, name)]
+
+
+def _line(axes, index: int, points: Sequence[tuple[int, list[float]]], label: str) -> None:
+    from lwm.evaluation import figures
+    from lwm.evaluation.intervals import student
+
+    means = [sum(own) / len(own) for _, own in points]
+    ends = [
+        student(own) if len(own) > 1 else (mean, mean) for (_, own), mean in zip(points, means, strict=True)
+    ]
+    bars = [[mean - low for mean, (low, _) in zip(means, ends, strict=True)]]
+    bars.append([high - mean for mean, (_, high) in zip(means, ends, strict=True)])
+    look = {"marker": figures.MARKERS[index], "color": figures.COLOURS[index], "capsize": 3}
+    if points:
+        places = [count * (1 + 0.015 * index) for count, _ in points]  # so that bars are seen apart
+        axes.errorbar(places, means, yerr=bars, label=label, **look)
+
+
+def _legend(axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--csv", default=str(RESULTS / "dreamllm.csv"))
+    parser.add_argument("--output", default=str(RESULTS / "dreamllm.png"))
+    chosen = parser.parse_args()
+    from lwm.evaluation import figures
+
+    rows = read(chosen.csv)
+    if not rows:
+        parser.error(f"--csv: {chosen.csv} has no rows; run experiments.dreamllm first")
+    figures.save(draw(rows), chosen.output)
+
+
+if __name__ == "__main__":
+    main()
