@@ -52,6 +52,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     stage.steps = 2 if chosen.quicktest else round(float(chosen.steps) * steps_of(arm))
     stage.eval_every, stage.checkpoint_every = 0, 250
     stage.warmup_steps = min(20, stage.steps)
+    stage.mirror = arm.data == "stamps"  # names of emoji tell left from right
     config.stages = ml_collections.ConfigDict({name: stage}, sort_keys=False)
     config.experiment, config.model.queries = f"dreamllm_{chosen.arm}", arm.queries
     return config

@@ -104,6 +104,8 @@ def stage(
         "mesh": {"data": 2, "fsdp": 1, "tensor": 1, "seq": 1},
         "mixture": mixture,
         "images": 8,
+        "shift": 2,
+        "mirror": True,
         "trains": trains,
         "text_weight": 1.0,
         "vision_weight": 10.0,

@@ -23,6 +23,7 @@ from lwm.data.interleaved_pieces import Marks, Piece, count_split, pieces_of
 from lwm.data.interleaved_records import PageRecord, page_sizes, pages
 from lwm.data.interleaved_rows import Room, nothing, page_row
 from lwm.data.manifest import load_manifest
+from lwm.data.picture_moves import STILL, Moves, moved
 from lwm.data.pipeline import Batches, check_batch
 from lwm.data.streams import shuffled
 from lwm.data.tokenizers import load_tokenizer
@@ -42,6 +43,7 @@ def make_page_batches(
     patches: int,
     drawing: bool,
     captions: int = 0,
+    moves: Moves = STILL,
     batch_size: int,
     seed: int,
     ring: int = 1,
@@ -63,6 +65,7 @@ def make_page_batches(
       images: pictures of a row, at most; I is that, filled up to a multiple of `ring`.
       queries, patches: Q and P of the model.
       captions: S; 0 = there are no captions.
+      moves: what is done to a picture of training each time it is read; held-out ones stay as they are.
       drawing: whether pictures are drawn at all, so that rows need what stands for no condition.
       context_length, batch_size, seed, ring, stripe, weighting, process_index, process_count, repeat: as in
         `pipeline.make_batches`.
@@ -84,6 +87,10 @@ def make_page_batches(
             f"context_length: {context_length} does not hold a picture of {marks.queries} queries and "
             f"{marks.patches} patches; give {needed} or more, and images of 1 or more"
         )
+    if moves.shift >= manifest["resolution"]:
+        raise UserError(
+            f"shift: {moves.shift} moves pictures of {manifest['resolution']} pixels out of sight; use less"
+        )
     documents = {source: pages(data_dir, source, split) for source in mixture}
     if process_index == 0 and split == "train":
         for source in mixture:
@@ -97,6 +104,7 @@ def make_page_batches(
                 forms.get(source, "joint"),
                 marks,
                 room,
+                moves=moves if split == "train" else STILL,
                 name=source,
                 seed=seed,
                 lane=lane,
@@ -126,6 +134,7 @@ class PageStream:
         marks: Marks,
         room: Room,
         *,
+        moves: Moves,
         name: str,
         seed: int,
         lane: int,
@@ -137,6 +146,7 @@ class PageStream:
         if repeat:
             self._order = shuffled(len(documents), seed=sum(self._entropy) % 2**32)
         self._documents, self._form, self._marks, self._room = documents, form, marks, room
+        self._moves = moves
         self._lane, self._lanes = lane, lanes
         self._visit, self._piece = 0, 0
         self._open: tuple[int, list[Piece]] = (-1, [])
@@ -171,7 +181,10 @@ class PageStream:
 
     def _pieces(self) -> list[Piece]:
         page = self._documents[self._order[self._number]]
-        coin = bool(np.random.default_rng((*self._entropy, self._number)).random() < 0.5)
+        rng = np.random.default_rng((*self._entropy, self._number))
+        coin = bool(rng.random() < 0.5)
+        if self._moves != STILL:
+            page = page._replace(images=moved(page.images, self._moves, rng))
         room = {"slots": self._room.slots, "images": self._room.images}
         return pieces_of(page, self._form, self._marks, **room, coin=coin)
 

@@ -75,6 +75,7 @@ def check_page_data(stage: Stage, manifest: dict, config: Any) -> None:
 def open_page_batches(stage: Stage, data_dir: epath.PathLike, *, config: Any, **common: Any) -> Any:
     """See `inputs.open_batches`, whose arguments `common` are."""
     from lwm.data.interleaved_batches import make_page_batches
+    from lwm.data.picture_moves import Moves
 
     return make_page_batches(
         data_dir,
@@ -84,5 +85,6 @@ def open_page_batches(stage: Stage, data_dir: epath.PathLike, *, config: Any, **
         patches=config.vision.patches,
         drawing=stage.vision_weight > 0,
         captions=config.decoder.text_length if stage.of_captions else 0,
+        moves=Moves(stage.shift, stage.mirror),
         **common,
     )

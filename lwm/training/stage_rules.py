@@ -124,8 +124,9 @@ def _pages(stage: Any) -> Iterator[str]:
     if stage.of_pages and stage.of_clips:
         why = "are of documents, but frames asks about clips"
         yield _line(stage, "images", why, "leave one of them out")
-    if stage.forms and not stage.of_pages:
-        yield _line(stage, "forms", "are of documents with pictures, but images is 0", "leave it out")
+    for field, verb in (("forms", "are"), ("shift", "is"), ("mirror", "is")):
+        if getattr(stage, field) and not stage.of_pages:
+            yield _line(stage, field, f"{verb} of documents with pictures, but images is 0", "leave it out")
 
 
 def _forms(stage: Any) -> Iterator[str]:

@@ -61,6 +61,7 @@ class Stage:
       questions: in a row of `context_length`, each about a clip of its own.
       images: pictures of the documents in a row, at most; 0 = no documents of text and pictures.
       forms: what becomes of the documents of a source, see `data/interleaved_forms.py`; none: "joint".
+      shift, mirror: each time, pictures of documents move by so many pixels at most, and half are mirrored.
       trains: parts of the model that are trained, () = all; only for models that have such parts.
       accumulate: microbatches of one optimizer step, for batches that do not fit in memory.
       weighting, caption_dropout, swap_order: see `lwm.data.pipeline.make_batches`.
@@ -93,6 +94,8 @@ class Stage:
     questions: Annotated[int, SIZE] = 1
     images: Annotated[int, COUNT] = 0
     forms: dict[str, Annotated[str, Limits(choices=FORMS)]] = dataclasses.field(default_factory=dict)
+    shift: Annotated[int, COUNT] = 0
+    mirror: bool = False
     trains: tuple[str, ...] = ()
     accumulate: Annotated[int, SIZE] = 1
     weighting: Annotated[str, Limits(choices=WEIGHTINGS)] = "example"

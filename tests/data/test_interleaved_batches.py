@@ -13,6 +13,7 @@ from lwm.data.interleaved_pieces import Marks, count_split, pieces_of
 from lwm.data.interleaved_preparation import prepare_pages
 from lwm.data.interleaved_records import PageRecord
 from lwm.data.interleaved_rows import Room, nothing, page_row
+from lwm.data.picture_moves import STILL, Moves, moved
 from lwm.errors import UserError
 from lwm.parallel.layout import zigzag_order
 
@@ -170,7 +171,7 @@ def equal(a, b):
 
 
 def test_resumed_is_uninterrupted(data):
-    for settings in ({}, {"repeat": False}):
+    for settings in ({}, {"repeat": False}, {"moves": Moves(1, mirror=True)}):
         all_of_it = list(itertools.islice(batches(data, **settings), 8))
         first = batches(data, **settings)
         for _ in range(3):
@@ -212,6 +213,30 @@ def test_one_pass_shows_every_picture_once(data):
     assert len(shown) == expected > 3
 
 
+def test_pictures_of_training_are_moved_and_held_out_ones_are_not(data):
+    about = {"mixture": {"a": 1}, "forms": {"a": "comprehension"}}
+    moves = Moves(2, mirror=True)
+    one, two = next(batches(data, **about)), next(batches(data, **about, moves=moves))
+    assert not np.array_equal(one.pop("frames"), two.pop("frames")) and equal(one, two)
+    about |= {"split": "heldout", "repeat": False, "batch_size": 1}
+    for one, two in zip(batches(data, **about), batches(data, **about, moves=moves), strict=True):
+        assert equal(one, two)
+
+
+def test_moves_are_shifts_with_edges_and_mirrors():
+    """Every one of them occurs, and nothing else."""
+    rows, columns = np.meshgrid(np.arange(4), np.arange(4), indexing="ij")
+    picture = np.stack([rows, columns, rows + columns], axis=-1).astype(np.uint8)
+    at = [np.clip(np.arange(4) + shift, 0, 3) for shift in (-1, 0, 1)]
+    wanted = {picture[np.ix_(down, right)].tobytes() for down in at for right in at}
+    mirrored = {picture[np.ix_(down, right)][:, ::-1].tobytes() for down in at for right in at}
+    many = np.repeat(picture[None], 400, axis=0)
+    for mirror, expected in ((False, wanted), (True, wanted | mirrored)):
+        found = moved(many, Moves(1, mirror), np.random.default_rng(0))
+        assert {own.tobytes() for own in found} == expected
+    assert np.array_equal(moved(many, STILL, np.random.default_rng(0)), many)
+
+
 def test_documents_that_are_split_are_counted(data, caplog):
     with caplog.at_level(logging.WARNING):
         batches(data, context_length=64, mixture={"a": 1}, forms={})
@@ -234,6 +259,7 @@ def test_documents_that_are_split_are_counted(data, caplog):
             {"context_length": 10, "mixture": {"b": 1}},
             "context_length: 10 does not hold a picture of 2 queries and 3 patches; give 11",
         ),
+        ({"moves": Moves(4)}, "shift: 4 moves pictures of 4 pixels out of sight; use less"),
         ({"batch_size": 3, "process_count": 2}, "batch_size: 3 rows cannot be shared evenly by 2 hosts"),
     ],
 )
