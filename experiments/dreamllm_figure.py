@@ -7,6 +7,7 @@ difference that `dreamllm_verdicts.py` judges as a part of the other arm's mean,
 """
 
 import argparse
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,15 +80,15 @@ def _queries(axes, rows: Rows) -> None:
 
 def _guidance(axes, rows: Rows) -> None:
     """How often the judge sees in a drawing what the text has asked for."""
-    asked, guidances = DRAWN[0].removesuffix("2"), (1, 2, 5)
-    index = 0
-    for arm, source, about in (("creation", "", "language model"), ("parts", "encoder_", "own text encoder")):
-        for texts in ("short", "long"):
-            named = [(count, f"{source}stamps_{texts}_{asked}{count}") for count in guidances]
-            points = [(count, values(rows, arm, name)) for count, name in named]
-            _line(axes, index, [(count, own) for count, own in points if own], f"{about}, {texts} texts")
-            index += 1
-    axes.set_xticks(guidances)
+    from lwm.assessment.page_drawings import GUIDANCES
+
+    asked = DRAWN[0].removesuffix("2")
+    arms = (("creation", "", "language model"), ("parts", "encoder_", "own text encoder"))
+    for index, ((arm, source, about), texts) in enumerate(itertools.product(arms, ("short", "long"))):
+        named = [(guidance, f"{source}stamps_{texts}_{asked}{guidance:g}") for guidance in GUIDANCES]
+        points = [(guidance, values(rows, arm, name)) for guidance, name in named]
+        _line(axes, index, [(guidance, own) for guidance, own in points if own], f"{about}, {texts} texts")
+    axes.set_xticks(GUIDANCES)
     axes.set_xlabel("guidance")
     axes.set_ylabel(f"share that the judge says is right: {asked.split('_conditional')[0].replace('_', ' ')}")
     _legend(axes)
@@ -98,20 +99,15 @@ def values(rows: Rows, arm: str, name: str) -> list[float]:
     return [float(row["value"]) for row in longest(rows) if (row["arm"], row["name"]) == (arm, name)]
 
 
-def _line(axes, index: int, points: Sequence[tuple[int, list[float]]], label: str) -> None:
+def _line(axes, index: int, points: Sequence[tuple[float, list[float]]], label: str) -> None:
     from lwm.evaluation import figures
     from lwm.evaluation.intervals import student
 
-    means = [sum(own) / len(own) for _, own in points]
-    ends = [
-        student(own) if len(own) > 1 else (mean, mean) for (_, own), mean in zip(points, means, strict=True)
-    ]
-    bars = [[mean - low for mean, (low, _) in zip(means, ends, strict=True)]]
-    bars.append([high - mean for mean, (_, high) in zip(means, ends, strict=True)])
-    look = {"marker": figures.MARKERS[index], "color": figures.COLOURS[index], "capsize": 3}
+    ends = [student(own) if len(own) > 1 else (None, None) for _, own in points]
+    rows = [{"low": low, "high": high} for low, high in ends]
     if points:
         places = [count * (1 + 0.015 * index) for count, _ in points]  # so that bars are seen apart
-        axes.errorbar(places, means, yerr=bars, label=label, **look)
+        figures.series(axes, index, places, [sum(own) / len(own) for _, own in points], rows, label)
 
 
 def _legend(axes) -> None:

@@ -56,7 +56,7 @@ def loss_by_position(rows: Rows, *, title: str, trained: int = 0) -> Figure:
         own.sort(key=lambda row: row["start"])
         # The middle of a part on the logarithmic axis.
         x = [np.sqrt(max(row["start"], row["end"] / 2) * row["end"]) for row in own]
-        _series(axes, index, x, [row["nats"] for row in own], own, f"read to {short(length)}")
+        series(axes, index, x, [row["nats"] for row in own], own, f"read to {short(length)}")
     _axis(axes, "position in the context, tokens", trained, [row["end"] for row in rows])
     axes.set_ylabel("nats a token (95 % interval)")
     axes.legend(frameon=False)
@@ -81,7 +81,7 @@ def curves(
         own = sorted((row for row in rows if label(row) == name), key=lambda row: row[x])
         # Lines are drawn a little beside each other, so that equal shares do not hide one another.
         places = [row[x] * 1.02 ** (index - 2) for row in own]
-        _series(axes, index, places, [row["share"] for row in own], own, name)
+        series(axes, index, places, [row["share"] for row in own], own, name)
     _axis(axes, x_label, trained, [row[x] for row in rows])
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("share found (95 % interval)")
@@ -110,8 +110,8 @@ def _figure(title: str):
     return figure, axes
 
 
-def _series(axes, index: int, x: Sequence[float], y: Sequence[float], rows: Rows, label: str) -> None:
-    """A line with a bar from "low" to "high" of each row; None = no bar."""
+def series(axes, index: int, x: Sequence[float], y: Sequence[float], rows: Rows, label: str) -> None:
+    """A line on axes with a bar from "low" to "high" of each row; None = no bar."""
     low = [value - row["low"] if row["low"] is not None else 0 for value, row in zip(y, rows, strict=True)]
     high = [row["high"] - value if row["high"] is not None else 0 for value, row in zip(y, rows, strict=True)]
     axes.errorbar(
