@@ -3,11 +3,14 @@
     launch/task_sources.sh runs/tasks
     python -m experiments.dreamllm_data --sources=runs/tasks --output=runs/dreamllm/data
 
-stamps      a picture and its caption, for the form "pairs"
-albums      a category, then three of its stamps, each behind its caption: "animals / A cow. <picture> …"
+stamps      a picture and what it shows, for the form "pairs": "brown animals: A cow."
+albums      a category, then three of its stamps behind their captions: "animals / brown: A cow. <picture> …"
 questions   "What is this?", "Which kind is this?" or "Which colour is this?" behind a picture; only the
             answers are learned
-drawings    "Draw: A cow. ", then its picture; no text is learned
+drawings    "Draw: brown animals: A cow. ", then its picture; no text is learned
+
+Colour and category stand in what is to be drawn as the nouns of stamps that are held out are mostly new:
+without them no text says which kind and colour a drawing should have, which is what it is judged by.
 
 Stamps with the same words in their captions are one item, which is held out from all sources or from none.
 The pictures and manifests that this lays out, OUTPUT.pages, can serve as an example of a folder of one's own.
@@ -87,10 +90,15 @@ def lay_out(stamps: list[Record], folder: Path, heldout: float, seed: int) -> No
         (folder / f"{source}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def told(stamp: Record) -> str:
+    """What a stamp shows; colour and category first, as encoders of texts cut long ones."""
+    return f"{colour_of(stamp.image)} {stamp.label}: {stamp.target}"
+
+
 def captioned(stamps: Iterable[tuple[str, Record]]) -> Iterator[dict]:
     """Each stamp with its caption."""
     for path, stamp in stamps:
-        yield {"texts": [stamp.target], "images": [{"path": path, "position": 1}]}
+        yield {"texts": [told(stamp)], "images": [{"path": path, "position": 1}]}
 
 
 def albums(stamps: Iterable[tuple[str, Record]], rng: random.Random) -> Iterator[dict]:
@@ -103,9 +111,8 @@ def albums(stamps: Iterable[tuple[str, Record]], rng: random.Random) -> Iterator
             rng.shuffle(own)
             for start in range(0, len(own), ALBUM):
                 some = own[start : start + ALBUM]
-                texts = [
-                    f"{kind if not index else ''}\n{stamp.target} " for index, (_, stamp) in enumerate(some)
-                ]
+                told_of = [f"\n{colour_of(stamp.image)}: {stamp.target} " for _, stamp in some]
+                texts = [kind + told_of[0], *told_of[1:]]
                 images = [{"path": path, "position": index} for index, (path, _) in enumerate(some, start=1)]
                 yield {"texts": texts, "images": images}
 
@@ -126,7 +133,7 @@ def drawings(stamps: Iterable[tuple[str, Record]]) -> Iterator[dict]:
     """That each stamp be drawn."""
     for path, stamp in stamps:
         images = [{"path": path, "position": 1}]
-        yield {"texts": [f"Draw: {stamp.target} "], "images": images, "learned": [False]}
+        yield {"texts": [f"Draw: {told(stamp)} "], "images": images, "learned": [False]}
 
 
 if __name__ == "__main__":
