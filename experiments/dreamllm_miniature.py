@@ -42,7 +42,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                 {
                     "parts": stage(
                         steps=2400,
-                        rates=(2e-3, 2e-4),
+                        rates=(2e-3, 2e-5),
                         mixture={"stamps": 1.0},
                         forms={"stamps": "comprehension"},
                         trains=("vision", "language", "decoder", "contrast"),
