@@ -9,6 +9,9 @@ Command   launch/task_sources.sh runs/tasks
               --cpu_devices=2
           python -m lwm.evaluate --workdir=runs/dreamllm/model --stage=igpt
           and for the other stages; then python -m lwm.generate --workdir=runs/dreamllm/model --prompt=animals
+Manual    python -m experiments.dreamllm_manual --sources=runs/tasks --output=runs/dreamllm/manual
+          python -m lwm.train --config=experiments/dreamllm_miniature.py:manual --cpu_devices=2 \\
+              --config.init=runs/dreamllm/model --workdir=runs/dreamllm/read --data=runs/dreamllm/manual
 Hardware  two CPU cores.
 Expected  not run to the end yet: no figures.
 
@@ -26,8 +29,11 @@ FROZEN_BESIDE = ("projector", "queries", "condition")  # what alignment trains, 
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-    """The config; `quicktest` leaves two steps a stage of a smaller model."""
-    chosen = arguments.parse(argument, quicktest=False)
+    """The config; `quicktest` leaves two steps a stage of a smaller model.
+
+    `manual`: one more stage in its place, pages of a manual in rows that two devices share.
+    """
+    chosen = arguments.parse(argument, quicktest=False, manual=False)
     config = ml_collections.ConfigDict(
         {
             "experiment": "dreamllm_miniature",
@@ -78,6 +84,9 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         },
         sort_keys=False,
     )
+    if chosen.manual:
+        config.experiment = "dreamllm_manual"
+        config.stages = ml_collections.ConfigDict({"manual": _manual()}, sort_keys=False)
     if chosen.quicktest:
         config.model.size = "debug"
         config.model.vision = {"resolution": RESOLUTION, "patch": 16}
@@ -86,6 +95,22 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         for one in config.stages.values():
             one.steps, one.warmup_steps, one.eval_every = 2, 1, 0
     return config
+
+
+def _manual() -> dict:
+    """I-GPT on long pages: rows of 8,192 bytes and up to 64 pictures, cut over the ring."""
+    length = 8192
+    return stage(
+        steps=100,
+        rates=(5e-4, 5e-5),
+        mixture={"manual": 1.0},
+        trains=(*FROZEN_BESIDE, "language"),
+        context_length=length,
+        batch_tokens=length,
+        images=64,
+        mirror=False,  # texts tell left from right
+        mesh={"data": 1, "fsdp": 1, "tensor": 1, "seq": 2},
+    )
 
 
 def stage(
