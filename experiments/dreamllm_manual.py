@@ -75,7 +75,7 @@ class _Reader(HTMLParser):
         text = re.sub(r" *\n[ \n]*", "\n", re.sub(r" +", " ", "".join(self._said)))
         self._said = []
         if text.strip():
-            self.page.texts.append(text if self.page.texts else text.lstrip())
+            self.page.texts.append(text.lstrip(" " if self.page.texts else None))
 
     def _picture(self, path, left_out):
         if left_out:
