@@ -98,7 +98,7 @@ def lay_out(place: Path, folder: Path) -> dict[str, int]:
     """Writes a manifest of all pages in `place` and copies their pictures beside it; returns what it counted.
 
     Raises:
-        UserError: a page shows a picture that is not there.
+        UserError: a page shows a picture that is not there, or lies outside.
     """
     counts = dict.fromkeys(("pages", "pictures", "files", "bars", "empty"), 0)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,8 +111,8 @@ def lay_out(place: Path, folder: Path) -> dict[str, int]:
             continue
         for number, image in enumerate(page.images):
             source = place / image["path"]
-            if not source.is_file():
-                raise UserError(f"{path.name}: picture {number}: {image['path']} is missing; fetch anew")
+            if not source.is_file() or not source.resolve().is_relative_to(place.resolve()):
+                raise UserError(f"{path.name}: picture {number}: {image['path']} is not there; fetch anew")
             if image["path"] not in copied:
                 copied.add(image["path"])
                 (folder / image["path"]).parent.mkdir(parents=True, exist_ok=True)

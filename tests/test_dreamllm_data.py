@@ -94,9 +94,14 @@ def test_a_manual_becomes_a_manifest_and_a_missing_picture_is_named(tmp_path):
     (place / "moving.html").write_text(PAGE, encoding="utf-8")
     (place / "bar.html").write_text('<div class="navheader">Next <img src="images/next.png" /></div>')
     Image.new("RGB", (4, 4)).save(place / "images/a.png")
-    with pytest.raises(UserError, match=r"moving.html: picture 1: images/b.png is missing; fetch anew"):
+    with pytest.raises(UserError, match=r"moving.html: picture 1: images/b.png is not there; fetch anew"):
         dreamllm_manual.lay_out(place, folder)
     Image.new("RGB", (4, 4)).save(place / "images/b.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    (place / "out.html").write_text('<p>Out</p><img src="../secret.png" />')
+    with pytest.raises(UserError, match=r"out.html: picture 0: ../secret.png is not there"):
+        dreamllm_manual.lay_out(place, folder)
+    (place / "out.html").unlink()
     counts = dreamllm_manual.lay_out(place, folder)
     assert counts == {"pages": 1, "pictures": 2, "files": 2, "bars": 3, "empty": 1}
     (page,) = read_pages(str(folder), min_similarity=0.0, broken=stop).pages
