@@ -47,7 +47,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     arm = multimodel_arms.ARMS.get(chosen.arm)
     if arm is None or chosen.size not in ("tiny", "paper"):
         raise ValueError(f"config argument arm={chosen.arm!r}, size={chosen.size!r}: not known")
-    steps = 2 if chosen.quicktest else round(STEPS * float(chosen.steps))
+    steps = 2 if chosen.quicktest else round(STEPS * arm.times * float(chosen.steps))
     config = {
         "experiment": f"multimodel_{chosen.arm}",
         "seed": 0,
@@ -128,10 +128,10 @@ def main() -> None:
     # Programs are compiled once for all seeds.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(f"{chosen.workdir}/compiled"))
     runs = [(name, seed) for name in names for seed in seeds]
-    asked = [run for run in runs if not finished(table, *run, steps)]
+    asked = [run for run in runs if not finished(table, *run, steps * multimodel_arms.ARMS[run[0]].times)]
     for number, (name, seed) in enumerate(asked):
         print(budget(table, asked[number:], steps), flush=True)
-        make(table, name, seed, steps, chosen)
+        make(table, name, seed, steps * multimodel_arms.ARMS[name].times, chosen)
 
 
 def finished(table: sweeps.Table, name: str, seed: int, steps: int) -> bool:
@@ -141,8 +141,9 @@ def finished(table: sweeps.Table, name: str, seed: int, steps: int) -> bool:
 
 
 def budget(table: sweeps.Table, runs: list[tuple[str, int]], steps: int) -> str:
-    """How long these runs will take, if a joint run says how fast this machine is."""
-    joints = sum(multimodel_arms.compute(multimodel_arms.ARMS[name]) for name, _ in runs)
+    """How long these runs will take, if a joint run says how fast this machine is; `steps`: of most arms."""
+    arms = (multimodel_arms.ARMS[name] for name, _ in runs)
+    joints = sum(multimodel_arms.compute(arm) * arm.times for arm in arms)
     seconds = [float(row["seconds"]) / int(row["steps"]) for row in table.rows if row["arm"] == "joint"]
     told = (
         f"{sum(seconds) / len(seconds) * steps * joints / 60:.0f} minutes" if seconds else "time unknown yet"

@@ -7,6 +7,8 @@ shuffled                 as "joint", but only tasks with little data keep their 
 without_BLOCK            as "joint", without experts, attention or convolutions
 few_TASK_COUNT_alone     COUNT samples of a task: alone, beside pictures (_images), beside all others (_all)
 images_TASK              all samples of a task, beside pictures: the end of the same curve
+long                     all eight tasks for four times as many steps, with four times as many rows of the
+                         translations in each: no comparison, but how far one run of minutes gets with all
 """
 
 from typing import NamedTuple
@@ -23,6 +25,7 @@ TASKS = {
 }
 LITTLE = ("stamp_class", "stamp_caption", "speech")  # fewer than a thousand samples
 PICTURES = ("stamp_class", "stamp_caption")
+TRANSLATIONS = ("spanish_english", "english_spanish", "english_french", "french_english")
 # Of a task in a step of "joint". A row of speech takes as long as seven of text, and there are few of them.
 ROWS = {"classify": 2, "caption": 2, "speech": 1, "translate": 4}
 # GFLOP of a row in a training step by formula (lwm/compilation/task_flops.py): what compute is counted in.
@@ -33,13 +36,14 @@ ALONE = ("stamp_class", "stamp_caption", "english_french", "parsing")
 
 
 class Arm(NamedTuple):
-    """rows: by task, of a step. scored: what it is asked about."""
+    """rows: by task, of a step. scored: what it is asked about. times: as many steps as the others have."""
 
     rows: dict[str, int]
     scored: tuple[str, ...]
     without: str = ""
     shuffled: tuple[str, ...] = ()
     at_most: dict[str, int] = {}
+    times: int = 1
 
 
 def compute(arm: Arm) -> float:
@@ -53,6 +57,11 @@ def _rows(*tasks: str) -> dict[str, int]:
 
 def _joint(**changes) -> Arm:
     return Arm(_rows(*TASKS), tuple(TASKS))._replace(**changes)
+
+
+def _long() -> Arm:
+    rows = {task: 4 * ROWS["translate"] for task in TRANSLATIONS}
+    return _joint(rows=_rows(*TASKS) | rows, times=4)
 
 
 def _few(task: str, count: int) -> dict[str, Arm]:
@@ -74,4 +83,5 @@ ARMS = {
     "images_parsing": Arm(_rows("parsing", *PICTURES), ("parsing",)),
     "images_speech": Arm(_rows("speech", *PICTURES), ("speech",)),
     **{f"compute_{task}": Arm({task: round(_JOINT_COST / COST[TASKS[task]])}, (task,)) for task in ALONE},
+    "long": _long(),
 }

@@ -87,6 +87,7 @@ def scarcity(rows: Rows, task: str, score: str) -> dict[str, list[tuple[int, lis
 def tables(rows: Rows) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
     """Title and lines of each table."""
     yield "One model, eight tasks, on what is held out", list(results(rows))
+    yield "The same, longer and with more rows of the translations", list(results(rows, "long"))
     single, joint = (lambda task: f"single_{task}"), (lambda task: "joint")
     yield "Joint over single, equal updates of each task", list(comparison(rows, joint, single, list(TASKS)))
     alone = comparison(rows, joint, lambda task: f"compute_{task}", multimodel_arms.ALONE)
