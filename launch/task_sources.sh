@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The packages behind the tasks of MultiModel and the pictures of DreamLLM: fetched with apt, not installed.
-#   launch/task_sources.sh FOLDER     250 MB to fetch, 550 MB unpacked; needs Debian or Ubuntu, but not root
+#   launch/task_sources.sh FOLDER     250 MB to fetch, 570 MB unpacked; needs Debian or Ubuntu, but not root
 # What is unpacked and whole is not fetched again: after an interruption, run the same command.
 set -Eeuo pipefail
 case ${1:-} in
