@@ -1,6 +1,6 @@
 """One trained MultiModel at four different tasks, as a picture of the first samples: nothing is picked.
 
-    python -m experiments.multimodel_show --workdir=runs/multimodel/joint_0_1000 \\
+    python -m experiments.multimodel_show --workdir=runs/multimodel/long_0_4000 \\
         --output=experiments/results/multimodel_four.png
 
 A column is a task: what the model was given, what it answered, and what was wanted.
@@ -11,7 +11,7 @@ import textwrap
 
 from experiments import sweeps
 
-SHOWN = ("stamp_class", "stamp_caption", "speech", "parsing")
+SHOWN = ("stamp_class", "spanish_english", "speech", "parsing")
 WIDTH = 30  # characters of a line
 
 
