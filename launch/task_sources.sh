@@ -49,5 +49,5 @@ fetch asterisk-core-sounds-en 1 'core-sounds-en.txt*' 'transcripts, CC-BY-SA-3.0
 fetch asterisk-core-sounds-en-wav 500 'sounds/*.wav' 'English prompts, CC-BY-SA-3.0'
 fetch tuxpaint-stamps-default 700 'stamps/*.png' 'captioned pictures, GPL-2+'
 fetch fonts-noto-color-emoji 1 'NotoColorEmoji.ttf' 'emoji in skin tones, OFL-1.1'
-fetch gimp-help-en 685 'help/en/*.html' 'illustrated manual of GIMP, GFDL-1.2+ without invariant sections'
+fetch gimp-help-en 600 'help/en/*.html' 'illustrated manual of GIMP, GFDL-1.2+ without invariant sections'
 echo "$folder: python -m experiments.multimodel_data --sources=$folder --output=DATA goes on from here"
