@@ -47,7 +47,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
     arm = multimodel_arms.ARMS.get(chosen.arm)
     if arm is None or chosen.size not in ("tiny", "paper"):
         raise ValueError(f"config argument arm={chosen.arm!r}, size={chosen.size!r}: not known")
-    steps = 2 if chosen.quicktest else round(STEPS * arm.times * float(chosen.steps))
+    steps = 2 if chosen.quicktest else steps_of(arm, float(chosen.steps))
     config = {
         "experiment": f"multimodel_{chosen.arm}",
         "seed": 0,
@@ -59,6 +59,11 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         "checkpoint": {"keep": 1},
     }
     return ml_collections.ConfigDict(config)
+
+
+def steps_of(arm: multimodel_arms.Arm, times: float) -> int:
+    """Of a run of an arm, `times` as long as it usually is."""
+    return round(STEPS * arm.times * times)
 
 
 def _model(without: str) -> dict:
@@ -128,10 +133,11 @@ def main() -> None:
     # Programs are compiled once for all seeds.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(f"{chosen.workdir}/compiled"))
     runs = [(name, seed) for name in names for seed in seeds]
-    asked = [run for run in runs if not finished(table, *run, steps * multimodel_arms.ARMS[run[0]].times)]
+    steps_by_name = {name: steps_of(multimodel_arms.ARMS[name], chosen.steps) for name in names}
+    asked = [(name, seed) for name, seed in runs if not finished(table, name, seed, steps_by_name[name])]
     for number, (name, seed) in enumerate(asked):
         print(budget(table, asked[number:], steps), flush=True)
-        make(table, name, seed, steps * multimodel_arms.ARMS[name].times, chosen)
+        make(table, name, seed, steps_by_name[name], chosen)
 
 
 def finished(table: sweeps.Table, name: str, seed: int, steps: int) -> bool:

@@ -54,11 +54,11 @@ def test_stamps_of_one_caption_are_in_one_split_of_all_sources(laid_out):
 def test_what_is_drawn_says_colour_and_kind_and_answers_stand_behind_pictures(laid_out):
     documents, stamps = laid_out
     for line in documents["stamps"] + documents["drawings"]:
-        one = stamps[int(line["images"][0]["path"][-8:-4])]
-        colour = list(COLOURS)[stamps.index(one) % 3]
+        number = int(line["images"][0]["path"][-8:-4])
+        one, colour = stamps[number], list(COLOURS)[number % 3]
         assert f"{colour} {one.label}: {one.target}" in line["texts"][0]
-    kinds = [line for line in documents["questions"] if line["texts"][0].startswith("Which colour")]
-    assert len(kinds) == 24 and all(line["texts"][1] in COLOURS for line in kinds)
+    colours = [line for line in documents["questions"] if line["texts"][0].startswith("Which colour")]
+    assert len(colours) == 24 and all(line["texts"][1] in COLOURS for line in colours)
     assert all(line["learned"] == [False, True] for line in documents["questions"])
     assert all(line["learned"] == [False] for line in documents["drawings"])
 

@@ -191,7 +191,10 @@ def test_arm_of_multimodel_learns_what_it_is_asked_about(name):
     assert stage.batch_size == sum(arm.rows.values()) == sum(stage.mixture.values())
     assert set(arm.scored) <= set(arm.rows) - set(arm.shuffled) and set(arm.at_most) <= set(arm.rows)
     if name == "long":
-        assert stage.steps == 4 * multimodel.STEPS and arm.rows.keys() == multimodel_arms.TASKS.keys()
+        assert stage.steps == multimodel.steps_of(arm, 1) == 4 * multimodel.STEPS
+        shorter = multimodel.get_config("arm=long,steps=0.3333").stages.tasks.steps
+        assert shorter == multimodel.steps_of(arm, 0.3333) == 1333
+        assert arm.rows.keys() == multimodel_arms.TASKS.keys()
     elif not name.startswith("compute"):
         joint = multimodel_arms.ARMS["joint"].rows
         assert all(joint[task] == rows for task, rows in arm.rows.items()), "the same updates of each task"
