@@ -4,6 +4,7 @@ joint                    all eight tasks
 single_TASK              one task with the rows that it has in "joint": the same updates
 compute_TASK             one task with the compute of "joint"
 shuffled                 as "joint", but only tasks with little data keep their labels
+right_TASK               as "joint", but only one task with little data keeps its labels
 without_BLOCK            as "joint", without experts, attention or convolutions
 few_TASK_COUNT_alone     COUNT samples of a task: alone, beside pictures (_images), beside all others (_all)
 images_TASK              all samples of a task, beside pictures: the end of the same curve
@@ -31,8 +32,6 @@ ROWS = {"classify": 2, "caption": 2, "speech": 1, "translate": 4}
 # GFLOP of a row in a training step by formula (lwm/compilation/task_flops.py): what compute is counted in.
 COST = {"classify": 0.257, "caption": 0.392, "speech": 0.365, "translate": 0.187}
 FEW = (("parsing", 300), ("speech", 100))
-# Tasks that get the compute of "joint" alone.
-ALONE = ("stamp_class", "stamp_caption", "english_french", "parsing")
 
 
 class Arm(NamedTuple):
@@ -64,6 +63,10 @@ def _long() -> Arm:
     return _joint(rows=_rows(*TASKS) | rows, times=4)
 
 
+def _shuffled(right: tuple[str, ...]) -> Arm:
+    return _joint(scored=right, shuffled=tuple(task for task in TASKS if task not in right))
+
+
 def _few(task: str, count: int) -> dict[str, Arm]:
     beside = {"alone": (task,), "images": (task, *PICTURES), "all": tuple(TASKS)}
     return {
@@ -77,11 +80,12 @@ _JOINT_COST = sum(ROWS[kind] * COST[kind] for kind in TASKS.values())
 ARMS = {
     "joint": _joint(),
     **{f"single_{task}": Arm(_rows(task), (task,)) for task in TASKS},
-    "shuffled": _joint(scored=LITTLE, shuffled=tuple(task for task in TASKS if task not in LITTLE)),
+    "shuffled": _shuffled(LITTLE),
     **{f"without_{what}": _joint(without=what) for what in ("experts", "attention", "convolution")},
     **{name: arm for task, count in FEW for name, arm in _few(task, count).items()},
     "images_parsing": Arm(_rows("parsing", *PICTURES), ("parsing",)),
     "images_speech": Arm(_rows("speech", *PICTURES), ("speech",)),
-    **{f"compute_{task}": Arm({task: round(_JOINT_COST / COST[TASKS[task]])}, (task,)) for task in ALONE},
+    **{f"compute_{task}": Arm({task: round(_JOINT_COST / COST[TASKS[task]])}, (task,)) for task in TASKS},
+    **{f"right_{task}": _shuffled((task,)) for task in LITTLE},
     "long": _long(),
 }

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments import multimodel, multimodel_arms, sweeps
+from experiments import multimodel, sweeps
 from experiments.multimodel_arms import ARMS, FEW, LITTLE, TASKS
 
 Rows = Sequence[Mapping[str, Any]]
@@ -88,12 +88,13 @@ def tables(rows: Rows) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
     """Title and lines of each table."""
     yield "One model, eight tasks, on what is held out", list(results(rows))
     yield "The same, longer and with more rows of the translations", list(results(rows, "long"))
-    single, joint = (lambda task: f"single_{task}"), (lambda task: "joint")
+    single, joint = "single_{}".format, (lambda task: "joint")
     yield "Joint over single, equal updates of each task", list(comparison(rows, joint, single, list(TASKS)))
-    alone = comparison(rows, joint, lambda task: f"compute_{task}", multimodel_arms.ALONE)
-    yield "Joint over single, equal compute", list(alone)
-    shuffled = comparison(rows, lambda task: "shuffled", single, LITTLE)
-    yield "The same gain with labels of the other tasks dealt out anew", list(shuffled)
+    yield "Joint over single, equal compute", list(comparison(rows, joint, "compute_{}".format, list(TASKS)))
+    for others, arm in (("all other", "right_{}".format), ("the larger", lambda task: "shuffled")):
+        anew = f"with labels of {others} tasks dealt out anew"
+        yield f"Gain over single {anew}", list(comparison(rows, arm, single, LITTLE))
+        yield f"Joint over the same {anew}", list(comparison(rows, joint, arm, LITTLE))
     for name in WITHOUT:
         lost = comparison(rows, lambda task, name=name: name, joint, list(TASKS))
         yield f"{name.replace('_', ' ')}, over joint", list(lost)

@@ -10,19 +10,25 @@ of a group; intervals are Student's 95 % over seeds. "Little" is no more than th
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 
-from experiments.multimodel_arms import ALONE, LITTLE, TASKS
+from experiments.multimodel_arms import LITTLE, TASKS
 from experiments.multimodel_tables import RESULTS, Rows, by_seed, read
 
+Arms = Callable[[str], str]  # the arm that is asked about a task
 MUCH = tuple(task for task in TASKS if task not in LITTLE)
 
 
-def gain(rows: Rows, tasks: Sequence[str], arm: str, other: Callable[[str], str]) -> list[float]:
-    """The mean over tasks of the nats by which `arm` is better than `other` of the task, for each seed.
+def joint(task: str) -> str:
+    """The arm of all tasks, whichever is asked about."""
+    return "joint"
+
+
+def gain(rows: Rows, tasks: Sequence[str], arm: Arms, other: Arms) -> list[float]:
+    """The mean over tasks of the nats by which `arm` of the task is better than `other`, for each seed.
 
     A seed that a task has not been trained with in both is left out.
     """
-    ours = [by_seed(rows, arm, task, "nats", other(task)) for task in tasks]
-    theirs = [by_seed(rows, other(task), task, "nats", arm) for task in tasks]
+    ours = [by_seed(rows, arm(task), task, "nats", other(task)) for task in tasks]
+    theirs = [by_seed(rows, other(task), task, "nats", arm(task)) for task in tasks]
     seeds = [seed for seed in ours[0] if all(seed in own for own in (*ours, *theirs))]
     return [
         sum(their[seed] - our[seed] for our, their in zip(ours, theirs, strict=True)) / len(tasks)
@@ -53,21 +59,15 @@ def verdict(little: Sequence[float], much: Sequence[float]) -> str:
 
 def lines(rows: Rows) -> Iterator[str]:
     """The verdicts, and what they rest on."""
-    much = tuple(task for task in ALONE if task not in LITTLE)
-    little = tuple(task for task in ALONE if task in LITTLE)
-    single = "single_{}".format
-    for how, other, groups in (
-        ("equal updates of each task", single, (LITTLE, MUCH)),
-        ("equal compute", "compute_{}".format, (little, much)),
-    ):
-        found = [gain(rows, tasks, "joint", other) for tasks in groups]
+    for how, other in (("equal updates of each task", "single_{}"), ("equal compute", "compute_{}")):
+        found = [gain(rows, tasks, joint, other.format) for tasks in (LITTLE, MUCH)]
         yield f"{how}: {verdict(*found)}"
-        for tasks, own in zip(groups, found, strict=True):
+        for tasks, own in zip((LITTLE, MUCH), found, strict=True):
             yield f"  {', '.join(tasks)}: {told(own)}"
-    control = gain(rows, LITTLE, "shuffled", single)
-    rest = gain(rows, LITTLE, "joint", lambda task: "shuffled")
-    yield f"control, tasks with little data beside shuffled labels over alone: {told(control)}"
-    yield f"  beside right labels over shuffled ones: {told(rest)}"
+    for others, arm in (("all other", "right_{}".format), ("the larger", lambda task: "shuffled")):
+        yield f"control, tasks with little data, labels of {others} tasks dealt out anew:"
+        yield f"  over alone: {told(gain(rows, LITTLE, arm, 'single_{}'.format))}"
+        yield f"  right labels over these: {told(gain(rows, LITTLE, joint, arm))}"
 
 
 def told(values: Sequence[float]) -> str:

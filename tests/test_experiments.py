@@ -262,7 +262,7 @@ def test_gains_of_multimodel_pair_seeds_that_all_tasks_have():
         for task, values in tasks.items()
         for seed, value in values.items()
     ]
-    found = multimodel_verdict.gain(rows, ("a", "b"), "joint", "single_{}".format)
+    found = multimodel_verdict.gain(rows, ("a", "b"), multimodel_verdict.joint, "single_{}".format)
     assert found == [pytest.approx((0.1 + 0.3) / 2)], "seed 1 alone was trained with all"
 
 
