@@ -29,12 +29,14 @@ def accuracy(task: str) -> str:
     return "accuracy" if TASKS[task] == "classify" else "words_right"
 
 
-def by_seed(rows: Rows, arm: str, task: str, score: str, beside: str = "") -> dict[str, float]:
+def by_seed(
+    rows: Rows, arm: str, task: str, score: str, beside: str = "", column: str = "value"
+) -> dict[str, float]:
     """Values by seed; of several lengths of a run the longest that `beside`, an arm, has too."""
     own = [row for row in rows if (row["arm"], row["task"], row["score"]) == (arm, task, score)]
     other = {row["steps"] for row in rows if (row["arm"], row["task"]) == (beside or arm, task)}
     longest = max((int(row["steps"]) for row in own if row["steps"] in other), default=0)
-    return {row["seed"]: float(row["value"]) for row in own if int(row["steps"]) == longest}
+    return {row["seed"]: float(row[column]) for row in own if int(row["steps"]) == longest and row[column]}
 
 
 def gains(rows: Rows, task: str, score: str, arm: str, other: str) -> list[float]:
@@ -46,18 +48,25 @@ def gains(rows: Rows, task: str, score: str, arm: str, other: str) -> list[float
 
 
 def results(rows: Rows, arm: str = "joint") -> Iterator[tuple[str, ...]]:
-    """Every score of every task of an arm, over seeds, beside what it costs to know nothing."""
-    yield "task", "score", "mean", "95 % over seeds", "baseline", "seeds that beat it"
+    """Every score of every task of an arm, over seeds, beside what it costs to know nothing.
+
+    A seed beats the baseline surely if that is outside of its own 95 % interval, over the held-out samples.
+    """
+    yield "task", "score", "mean", "95 % over seeds", "baseline", "seeds that beat it", "surely"
     seen = dict.fromkeys((row["task"], row["score"]) for row in rows if row["arm"] == arm)
     for task, score in seen:
         values = list(by_seed(rows, arm, task, score).values())
         one = next(row for row in rows if (row["arm"], row["task"], row["score"]) == (arm, task, score))
-        told = verdict = ""
+        told = won = surely = ""
         if one["baseline"]:
-            baseline = float(one["baseline"])
-            won = sum(_sign(score) * (value - baseline) > 0 for value in values)
-            told, verdict = f"{baseline:.3g}, {one['baseline_name']}", f"{won} of {len(values)}"
-        yield task, score, f"{_mean(values):.3g}", _interval(values), told, verdict
+            baseline, better = float(one["baseline"]), _sign(score)
+            ends = by_seed(rows, arm, task, score, column="low" if better > 0 else "high").values()
+            won, surely = (
+                f"{sum(better * (end - baseline) > 0 for end in found)} of {len(found)}" if found else ""
+                for found in (values, list(ends))
+            )
+            told = f"{baseline:.3g}, {one['baseline_name']}"
+        yield task, score, f"{_mean(values):.3g}", _interval(values), told, won, surely
 
 
 def comparison(
@@ -99,13 +108,24 @@ def tables(rows: Rows) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
         lost = comparison(rows, lambda task, name=name: name, joint, list(TASKS))
         yield f"{name.replace('_', ' ')}, over joint", list(lost)
     for task in dict.fromkeys(task for task, _ in FEW):
-        lines = [("beside", *("all" if not count else str(count) for count in _counts(task)))]
-        for beside, points in scarcity(rows, task, accuracy(task)).items():
-            of = {
-                count: f"{100 * _mean(own):.1f} {_interval([100 * x for x in own])}" for count, own in points
-            }
-            lines.append((beside, *(of.get(count, "") for count in _counts(task))))
-        yield f"Accuracy of {task} in points, by its training samples", lines
+        for score, title in ((accuracy(task), "Accuracy in points"), ("nats", "Nats a target")):
+            yield f"{title} of {task}, by its training samples", list(_scarce(rows, task, score))
+
+
+def _scarce(rows: Rows, task: str, score: str) -> Iterator[tuple[str, ...]]:
+    """Means and intervals of `scarcity`, and of the gain of all over alone, seed by seed."""
+    counts, scale = _counts(task), 1 if score == "nats" else 100
+    yield "beside", *("all" if not count else str(count) for count in counts)
+    curves = scarcity(rows, task, score)
+    for beside, points in curves.items():
+        of = {count: [scale * value for value in own] for count, own in points}
+        yield beside, *(f"{_mean(of[n]):.3g} {_interval(of[n])}" if n in of else "" for n in counts)
+    few = [f"few_{task}_{count}_{{}}" if count else "" for count in counts]
+    pairs = [
+        (name.format("all"), name.format("alone")) if name else ("joint", f"single_{task}") for name in few
+    ]
+    gained = [gains(rows, task, score, *pair) for pair in pairs]
+    yield "gain of all over alone", *(f"{_mean(own):+.3g} {_interval(own)}" if own else "" for own in gained)
 
 
 def draw(rows: Rows) -> Any:

@@ -217,6 +217,7 @@ def test_multimodel_knows_what_is_left(tmp_path):
 def test_tables_of_multimodel_compare_seed_by_seed_and_know_what_is_better():
     def row(arm, seed, score, value, steps="10", baseline="0.3"):
         known = {"task": "speech", "baseline": baseline, "baseline_name": "unigram"}
+        known |= {"low": str(float(value) - 0.25), "high": str(float(value) + 0.25)}
         return known | {"arm": arm, "seed": seed, "score": score, "value": value, "steps": steps}
 
     rows = [row("joint", seed, "words_right", value) for seed, value in (("0", "0.5"), ("1", "0.2"))]
@@ -229,9 +230,13 @@ def test_tables_of_multimodel_compare_seed_by_seed_and_know_what_is_better():
     longer = [*rows, row("joint", "0", "nats", "1", "20")]
     assert gains(longer, "speech", "nats", "joint", "single_speech") == [0.5], "as many steps of both"
     _, words, nats = multimodel_tables.results(rows)
-    assert (words[2], words[-1], nats[-1]) == ("0.35", "1 of 2", "1 of 1"), "the longest runs alone"
+    assert words[2] == "0.35" and words[-2:] == ("1 of 2", "0 of 2"), "the longest runs alone"
+    assert nats[-2:] == ("1 of 1", "1 of 1")
     curve = multimodel_tables.scarcity(rows, "speech", "words_right")["all"]
     assert curve == [(100, [0.15]), (0, [0.5, 0.2])]
+    rows.append(row("few_speech_100_alone", "0", "words_right", "0.05"))
+    told = dict(multimodel_tables.tables(rows))["Accuracy in points of speech, by its training samples"]
+    assert told[-1] == ("gain of all over alone", "+10 ", "+10 ")
 
 
 @pytest.mark.parametrize(
