@@ -13,16 +13,14 @@ import numpy as np
 from etils import epath
 
 from lwm.data.task_batches import make_task_batches
-from lwm.data.task_records import KINDS, load_tasks, task_records
-from lwm.data.tokenizers import load_tokenizer
+from lwm.data.task_records import KINDS, task_records
 from lwm.errors import UserError
 from lwm.evaluation import task_baselines, task_scores
 from lwm.evaluation.perplexity import Track
 from lwm.evaluation.routing import routing
 from lwm.generation.beam import write_texts
 from lwm.models.multimodel_routing import expert_choices
-from lwm.systems import build_model
-from lwm.training.checkpoints import load_params
+from lwm.serving.task_runs import TaskRun, open_tasks
 
 SAMPLES = 256  # of a task
 _ROWS = 64  # answered together
@@ -61,23 +59,16 @@ def evaluate_tasks(
       samples: of each task, at most; 0 = all that are held out. beams: 1 = greedy.
 
     Raises:
-      UserError: no data folder, or it has not what the stage was about; or a task that it did not learn.
+      UserError: of `open_tasks`; or nothing of a task is held out, or too long for the model.
     """
-    config, block, params = load_params(workdir, stage)
-    model, data = build_model(config["model"], block), data or config["data"]["path"]
-    if not data:
-        raise UserError(f"data: {workdir} names no data folder; give one by --data")
-    manifest, tokenizer = load_tasks(data), load_tokenizer(f"{data}/tokenizer.model")
-    read = _reader(model)
+    run = open_tasks(workdir, data=data, stage=stage, tasks=tasks)
+    # All that can be wrong with any task comes before the first answer.
+    streams = {task: _stream(run, task, samples) for task in run.tasks}
+    read, stage = _reader(run.model), run.block["name"]
     rows, choices = [], {}
-    learned = [task for task, weight in block["mixture"].items() if weight]
-    if unknown := [task for task in tasks if task not in learned]:
-        raise UserError(f"tasks: {workdir} did not learn {unknown[0]!r}; choose from {', '.join(learned)}")
-    honest = [task for task in learned if task not in block["shuffle_labels"]]
-    for task in track(tasks or honest, "answers"):
-        held = manifest["tasks"][task]["heldout"]
-        asked = ask(data, task, model.config, tokenizer, min(samples or held, held))
-        found = [read(params, asked.kind, part) for part in _parts(asked.rows)]
+    for task in track(run.tasks, "answers"):
+        asked = _asked(run, task, next(streams[task]))
+        found = [read(run.params, asked.kind, part) for part in _parts(asked.rows)]
         for name in found[0].choices:
             parts = [own.choices[name] for own in found]
             choices.setdefault(name, []).append((task, asked.kind, np.concatenate(parts)))
@@ -85,42 +76,55 @@ def evaluate_tasks(
         if asked.kind == "classify":
             scores = task_scores.label_scores(answers)
         else:
-            texts = write(model, params, tokenizer, asked, beams)
-            scores = task_scores.text_answer_scores(texts, asked.wanted, answers)
-        baselines = task_scores.best_baselines(dict(baselines_of(data, task, asked, tokenizer)))
-        rows += [_row(task, score, baselines, len(asked.wanted), block["name"]) for score in scores]
-    return [*rows, *_routing_rows(choices, block["name"])]
+            scores = task_scores.text_answer_scores(write(run, asked, beams), asked.wanted, answers)
+        baselines = task_scores.best_baselines(dict(baselines_of(run, task, asked)))
+        rows += [_row(task, score, baselines, len(asked.wanted), stage) for score in scores]
+    return [*rows, *_routing_rows(choices, stage)]
 
 
-def ask(data: str, task: str, config: Any, tokenizer: Any, count: int) -> Asked:
-    """The first `count` held-out samples of a task in an order of our own."""
-    kind = load_tasks(data)["tasks"][task]["kind"]
-    sizes = {name: getattr(config, name) for name in _SIZES}
-    batches = make_task_batches(
-        data, split="heldout", mixture={task: 1.0}, batch_size=count, seed=_SEED, **sizes
-    )
-    rows = next(batches)[kind]
+def ask(run: TaskRun, task: str, samples: int) -> Asked:
+    """The first held-out samples of a task in an order of our own; 0, or more than there are = all of them.
+
+    Raises UserError if none is held out, or if they do not fit into the model.
+    """
+    return _asked(run, task, next(_stream(run, task, samples)))
+
+
+def _stream(run: TaskRun, task: str, samples: int) -> Iterator[dict]:
+    if not (held := run.manifest["tasks"][task]["heldout"]):
+        raise UserError(f"data: {run.data} holds out no sample of {task}; prepare some, or leave it out")
+    sizes = {name: getattr(run.model.config, name) for name in _SIZES}
+    count = min(samples or held, held)
+    common = {"split": "heldout", "mixture": {task: 1.0}, "batch_size": count, "seed": _SEED}
+    return make_task_batches(run.data, **common, **sizes)
+
+
+def _asked(run: TaskRun, task: str, batch: Mapping[str, dict]) -> Asked:
+    kind = run.manifest["tasks"][task]["kind"]
+    rows = batch[kind]
 
     def texts(name):
-        return [_text(tokenizer, ids, config.eos) for ids in rows[name]] if name in rows else []
+        if name not in rows:
+            return []
+        return [_text(run.tokenizer, ids, run.model.config.eos) for ids in rows[name]]
 
-    wanted = [load_tasks(data)["classes"][at] for at in rows["labels"]] if kind == "classify" else []
+    wanted = [run.manifest["classes"][at] for at in rows["labels"]] if kind == "classify" else []
     return Asked(kind, rows, texts("source"), wanted or texts("targets"))
 
 
-def write(model: Any, params: Any, tokenizer: Any, asked: Asked, beams: int = 1) -> list[str]:
+def write(run: TaskRun, asked: Asked, beams: int = 1) -> list[str]:
     """The texts that the model answers."""
     found = []
     for rows in _parts(asked.rows):
         given = {name: own for name, own in rows.items() if name not in ("targets", "weights")}
-        words_BT = np.asarray(write_texts(model, params, given, beams=beams).words_BT)
-        found += [_text(tokenizer, ids, model.config.eos) for ids in words_BT]
+        words_BT = np.asarray(write_texts(run.model, run.params, given, beams=beams).words_BT)
+        found += [_text(run.tokenizer, ids, run.model.config.eos) for ids in words_BT]
     return found[: len(asked.wanted)]
 
 
-def baselines_of(data: str, task: str, asked: Asked, tokenizer: Any) -> Iterator[tuple[str, float]]:
+def baselines_of(run: TaskRun, task: str, asked: Asked) -> Iterator[tuple[str, float]]:
     """Yields name and value of what answers score that need no model, see `task_baselines`."""
-    records = task_records(data, task, "train")
+    records, tokenizer = task_records(run.data, task, "train"), run.tokenizer
     known = [getattr(records[index], KINDS[asked.kind][1]) for index in range(len(records))]
     if asked.kind == "classify":
         yield from task_baselines.label_baselines(known, asked.wanted)

@@ -23,9 +23,8 @@ from etils import epath
 
 from lwm.data.streams import shuffled
 from lwm.data.task_mixture import composition, rows_by_kind
-from lwm.data.task_records import KINDS, load_tasks, task_records
+from lwm.data.task_records import KINDS, load_task_tokenizer, load_tasks, task_records
 from lwm.data.task_rows import FewRecords, Row, RowBuilder, ShuffledTargets, TaskStream
-from lwm.data.tokenizers import load_tokenizer
 from lwm.errors import UserError
 
 
@@ -78,7 +77,7 @@ def make_task_batches(
     if multiple < 1:
         raise UserError(f"multiple: {multiple} is less than one row; leave it out")
     kinds = {task: manifest["tasks"][task]["kind"] for task in rows}
-    tokenizer = load_tokenizer(epath.Path(data_dir) / "tokenizer.model")
+    tokenizer = load_task_tokenizer(data_dir, manifest)
     text = {"source": source_length, "target": target_length}
     builder = RowBuilder(
         manifest["classes"], samples, text, lambda one: [*tokenizer.encode(one), tokenizer.eos]

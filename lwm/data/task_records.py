@@ -20,6 +20,7 @@ from PIL import Image
 from lwm import bounds
 from lwm.data import datasets
 from lwm.data.recipes import Recipe, RecipeBuilder, dataset_info, write
+from lwm.data.tokenizers import Tokenizer, load_tokenizer
 from lwm.data.workers import Workers
 from lwm.errors import UserError
 from lwm.json_text import check_fields, read_block
@@ -116,6 +117,21 @@ def load_tasks(data_dir: epath.PathLike) -> dict:
     for name, task in found["tasks"].items():
         check_fields(path, task, _OF_TASKS, needs=_OF_TASKS, within=f"tasks.{name}.")
     return found
+
+
+def load_task_tokenizer(data_dir: epath.PathLike, manifest: dict) -> Tokenizer:
+    """Returns the tokenizer of a folder of tasks.
+
+    Raises UserError if there is none, or not the one of which `manifest`, the tasks.json beside it, tells.
+    """
+    tokenizer = load_tokenizer(epath.Path(data_dir) / "tokenizer.model")
+    for field in ("vocab_size", "eos"):
+        if (found := getattr(tokenizer, field)) != (told := manifest[field]):
+            raise UserError(
+                f"data: tokenizer.model of {data_dir} has {field} {found}, but its {TASKS_JSON} {told}; make "
+                f"the folder again by {MADE_BY}"
+            )
+    return tokenizer
 
 
 def check_modality(record: Record, task: str, kind: str) -> None:

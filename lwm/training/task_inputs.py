@@ -1,6 +1,7 @@
 """The batches of a stage of tasks: rows of several kinds, for a model with a command token for each task."""
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -35,6 +36,40 @@ def task_shapes(stage: Stage, config: Any, ways: int) -> dict[str, dict[str, jax
     }
 
 
+class Misfit(NamedTuple):
+    """What a data folder and a model mean differently.
+
+    field: of the config, "model.<field>", or of its stage, "mixture.<task>". what: is wrong with it.
+    """
+
+    field: str
+    what: str
+    fix: str
+
+
+def misfits(tasks: Iterable[str], manifest: dict, config: Any) -> Iterator[Misfit]:
+    """Yields what the data folder and the model mean differently, of these tasks and of all that they share.
+
+    Args:
+      manifest: tasks.json, see `lwm.data.task_records.load_tasks`.
+    """
+    kinds = dict(zip(config.tasks, config.kinds, strict=True))
+    for task in tasks:
+        if task not in manifest["tasks"]:
+            fix = suggest(task, manifest["tasks"])
+            yield Misfit(f"mixture.{task}", "the data folder has no task of that name", fix)
+        elif (kind := manifest["tasks"][task]["kind"]) != kinds[task]:
+            what = f"{kinds[task]!r} for task {task}, but in the data folder it is of kind {kind!r}"
+            yield Misfit("model.kinds", what, "change it")
+    held = {"vocab_size": manifest["vocab_size"], "classes": len(manifest["classes"])}
+    same = {"sample_rate": manifest["rate"], "eos": manifest["eos"]}
+    for field, needed in (held | same).items():
+        value = getattr(config, field)
+        if value != needed if field in same else value < needed:
+            fix = f"use {needed}{'' if field in same else ' or more'}"
+            yield Misfit(f"model.{field}", f"{value}, but the data folder has {needed}", fix)
+
+
 def check_task_data(stage: Stage, manifest: dict, config: Any) -> None:
     """Checks that the data folder and the model mean the same by what they share.
 
@@ -44,32 +79,16 @@ def check_task_data(stage: Stage, manifest: dict, config: Any) -> None:
     Raises:
       UserError: naming the field, its value and the fix.
     """
-    kinds = dict(zip(config.tasks, config.kinds, strict=True))
-    for task, weight in stage.mixture.items():
-        if not weight:
-            continue
-        if task not in manifest["tasks"]:
-            raise UserError(
-                f"config.stages.{stage.name}.mixture.{task}: the data folder has no task of that name; "
-                f"{suggest(task, manifest['tasks'])}"
-            )
-        if manifest["tasks"][task]["kind"] != kinds[task]:
-            raise UserError(
-                f"config.model.kinds: {kinds[task]!r} for task {task}, but in the data folder it is of kind "
-                f"{manifest['tasks'][task]['kind']!r}; change it"
-            )
+    tasks = [task for task, weight in stage.mixture.items() if weight]
+    for field, what, fix in misfits(tasks, manifest, config):
+        where = "config" if field.startswith("model.") else f"config.stages.{stage.name}"
+        raise UserError(f"{where}.{field}: {what}; {fix}")
+    for task in tasks:
         if stage.eval_every and not manifest["tasks"][task]["heldout"]:
             raise UserError(
                 f"config.stages.{stage.name}.mixture.{task}: no sample in split 'heldout'; leave it out, or "
                 "set eval_every to 0"
             )
-    held = {"vocab_size": manifest["vocab_size"], "classes": len(manifest["classes"])}
-    same = {"sample_rate": manifest["rate"], "eos": manifest["eos"]}
-    for field, needed in (held | same).items():
-        value = getattr(config, field)
-        if value != needed if field in same else value < needed:
-            fix = f"use {needed}{'' if field in same else ' or more'}"
-            raise UserError(f"config.model.{field}: {value}, but the data folder has {needed}; {fix}")
 
 
 def open_task_batches(

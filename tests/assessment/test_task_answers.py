@@ -10,9 +10,10 @@ import pytest
 from lwm.assessment import held_out
 from lwm.assessment.task_answers import ask
 from lwm.data.task_records import Record, encode_png, write_task
-from lwm.data.tokenizers import load_tokenizer, train_sentencepiece
+from lwm.data.tokenizers import train_sentencepiece
 from lwm.errors import UserError
 from lwm.models.multimodel import SIZES, MultiModel, MultiModelConfig
+from lwm.serving.task_runs import open_tasks
 from lwm.training.checkpoints import stage_folder, write_params
 
 WORDS = ("one", "two", "three", "four", "five", "six")
@@ -62,9 +63,8 @@ def workdir(data, tmp_path_factory):
     return folder
 
 
-def test_samples_are_held_out_and_each_is_asked_once(data):
-    config = MultiModelConfig(**SIZES["debug"] | CONFIG)
-    asked = ask(data, TURNED, config, load_tokenizer(f"{data}/tokenizer.model"), 5)
+def test_samples_are_held_out_and_each_is_asked_once(workdir):
+    asked = ask(open_tasks(workdir), TURNED, 5)
     assert sorted(asked.wanted) == sorted(one.target for one in records(TURNED, "heldout"))
     assert [" ".join(reversed(text.split())) for text in asked.sources] == asked.wanted
     assert not (asked.rows["task"] - 1).any()
