@@ -8,13 +8,15 @@
     python -m lwm.generate --workdir=runs/clips --video=tie.mp4 --template=chat --prompt="What is odd?"
     python -m lwm.generate --workdir=runs/lwm --kind=any --prompt="a bow tie" --output=tie.md
     python -m lwm.generate --workdir=runs/dreamllm --prompt="animals" --output=animals
+    python -m lwm.generate --workdir=runs/multimodel --task=english_french --prompt="a black cat"
+    python -m lwm.generate --workdir=runs/multimodel --task=speech --audio=hello.wav
 
 Guidance is LWM's: 5 for an image and the first frame of a video, none for the others. Equal seeds give equal
 results. With more than one device all of them form one ring, along which the cache is cut.
 
 A DreamLLM writes a page: text in which it draws pictures where it likes, left as index.html, page.md and PNGs
 in a folder, WORKDIR/page if none is given. Guidance is that of its diffusion, 2 as in its paper, and it runs
-on one device.
+on one device. So does a MultiModel, which answers a text, a picture or a sound in one of its tasks.
 """
 
 from absl import flags
@@ -47,6 +49,9 @@ TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "0 = always the most likely
 PICTURES = flags.DEFINE_integer("pictures", 8, "Pictures that a DreamLLM draws, at most.", lower_bound=0)
 STEPS = flags.DEFINE_integer("steps", 50, "Steps of denoising for each of these.")
 SAMPLER = flags.DEFINE_enum("sampler", "dpm", ["dpm", "ddim"], "What makes these: DPM-Solver++ or DDIM.")
+TASK = flags.DEFINE_string("task", "", "Of a MultiModel: one of those that it learned.")
+AUDIO = flags.DEFINE_string("audio", "", "WAV file for a MultiModel to hear.")
+BEAMS = flags.DEFINE_integer("beams", 1, "Texts that a MultiModel weighs; 1 = greedy.", lower_bound=1)
 LWM_GUIDANCE, LWM_FRAMES, DREAM_GUIDANCE = 5.0, 8, 2.0
 
 
@@ -56,7 +61,11 @@ def main():
 
     if len(given := [flag.name for flag in (PROMPT, PROMPT_FILE, PROMPTS) if flag.value]) > 1:
         raise UserError(f"{given[1]}: given together with --{given[0]}; give one of them")
-    dreams = sampling.model_name(WORKDIR.value) == "dreamllm"
+    if (model := sampling.model_name(WORKDIR.value)) == "multimodel":
+        answer()
+        return
+    refuse(TASK, AUDIO, BEAMS, why="is for a MultiModel, which is not what the workdir holds")
+    dreams = model == "dreamllm"
     usual = DREAM_GUIDANCE if dreams else LWM_GUIDANCE
     guidance = usual if GUIDANCE.value is None else GUIDANCE.value
     if dreams:
@@ -98,6 +107,23 @@ def main():
     else:
         frames = 1 if KIND.value == "image" else FRAMES.value or LWM_FRAMES
         requests.paint(run, asked._replace(frames=frames), KIND.value)
+
+
+def answer():
+    """What a MultiModel says to stdout, and to the output."""
+    shown = (KIND, PROMPTS, VIDEO, FRAMES, TEMPLATE, VQGAN, TENSOR, PICTURES, STEPS, SAMPLER)
+    refuse(*shown, GUIDANCE, TEMPERATURE, TOP_K, TOP_P, SEED, NEW_TOKENS, why="says nothing to a MultiModel")
+    start_devices()
+    from lwm.serving import answers
+    from lwm.serving.attachments import read_text
+    from lwm.serving.requests import save
+    from lwm.serving.task_runs import open_tasks
+
+    run = open_tasks(WORKDIR.value, data=DATA.value, stage=STAGE.value)
+    prompt = read_text("prompt_file", PROMPT_FILE.value) if PROMPT_FILE.value else PROMPT.value
+    text = answers.answer(run, TASK.value, answers.Given(prompt, IMAGE.value, AUDIO.value), beams=BEAMS.value)
+    print(text)
+    save(OUTPUT.value, {OUTPUT.value: f"{text}\n".encode()})
 
 
 def refuse(*chosen, why):
