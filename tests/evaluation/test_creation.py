@@ -43,14 +43,35 @@ def test_fewer_rows_than_columns_have_a_distance():
     assert 0 < frechet_distance(a, b) < np.inf
 
 
-def test_the_interval_of_the_distance_holds_that_of_the_distributions():
+def test_the_distance_is_that_of_the_distributions_within_its_interval():
     true = C * (0.25**2 + 0.3**2)
-    scores = [fd_cls(draw(seed, 150), draw(99 + seed, 150, 0.25, 1.3), draws=60) for seed in range(12)]
-    assert sum(score.low <= true <= score.high for score in scores) >= 9
-    same = fd_cls(draw(0, 150), draw(1, 150), draws=60)
-    assert same.low == 0 and same.high < min(score.value for score in scores)
-    assert same == fd_cls(draw(0, 150), draw(1, 150), draws=60)
-    assert same.high != fd_cls(draw(0, 150), draw(1, 150), draws=60, seed=1).high
+    scores = [fd_cls(draw(seed, 60), draw(99 + seed, 60, 0.25, 1.3)) for seed in range(64)]
+    assert all(score.low < score.value < score.high for score in scores)
+    assert sum(score.low <= true <= score.high for score in scores) >= 54
+    np.testing.assert_allclose(np.mean([score.value for score in scores]), true, atol=0.15)
+
+
+def test_the_distance_of_equal_distributions_is_about_zero_however_few_the_rows():
+    mix = draw(0, 3 * C).T
+    few = [[np.tanh(draw(seed + own, 40) @ mix) for own in (0, 99)] for seed in range(16)]
+    scores = [fd_cls(*pair) for pair in few]
+    plain = np.mean([frechet_distance(*pair) for pair in few])
+    assert abs(np.mean([score.value for score in scores])) < 0.1 * plain
+    assert min(score.value for score in scores) < 0 < max(score.value for score in scores)
+    assert sum(score.low <= 0 <= score.high for score in scores) >= 14
+    assert all(score.low < score.value < score.high for score in scores)
+
+
+def test_what_is_drawn_as_it_is_has_no_distance_and_no_doubt():
+    same = fd_cls(draw(0, 40), draw(0, 40))
+    np.testing.assert_allclose([same.value, same.low, same.high], 0, atol=1e-9)
+
+
+def test_pairs_are_left_out_whole():
+    a, b = draw(0, 9), draw(1, 9)
+    without = [frechet_distance(np.delete(a, row, 0), np.delete(b, row, 0)) for row in range(9)]
+    np.testing.assert_allclose(fd_cls(a, b).value, 9 * frechet_distance(a, b) - 8 * np.mean(without))
+    assert fd_cls(a, b).value != pytest.approx(fd_cls(a, b[::-1]).value)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +81,8 @@ def test_the_interval_of_the_distance_holds_that_of_the_distributions():
         (lambda: conditional_accuracy([1, 2], [1]), "found_N: shape"),
         (lambda: frechet_distance(draw(0, 1), draw(1, 9)), "features_NC: shape .1, 4."),
         (lambda: frechet_distance(draw(0, 9), draw(1, 9)[:, 1:]), "others_MC: shape .9, 3."),
+        (lambda: fd_cls(draw(0, 9), draw(1, 8)), "drawn_NC: 9 rows for 8 real ones"),
+        (lambda: fd_cls(draw(0, 2), draw(1, 2)), "drawn_NC: 2 rows"),
     ],
 )
 def test_what_has_no_score_is_told(call, message):
