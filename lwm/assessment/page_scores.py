@@ -7,17 +7,18 @@ judge_<question>_conditional_accuracy
 <source>_<question>_conditional_accuracy_<guidance>, <source>_fd_cls_<guidance>
                                   creation, for the texts that a picture stands behind; "encoder_…" where
                                   the decoder's own text encoder is what a stage has trained. With "short"
-                                  and "long": of texts up to and above the median length
+                                  and "long": of the shorter and the longer half of the texts, by rank; of
+                                  equal lengths those that come first count as shorter
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
 
 from lwm.assessment import page_answers, page_drawings
-from lwm.assessment.page_documents import pictures_of, spread, wishes_of
+from lwm.assessment.page_documents import Wish, pictures_of, spread, wishes_of
 from lwm.data.interleaved_records import pages
 from lwm.errors import UserError
 from lwm.evaluation.perplexity import Track
@@ -91,17 +92,21 @@ def _of_drawings(run: Run, samples: int, seed: int, track: Track) -> Iterator[di
     how = {"bos": run.tokenizer.bos, "seed": seed, "by_text_encoder": by_encoder}
     for source, own in wishes.items():
         real = np.stack([wish.picture for wish in own])
-        lengths = np.array([len(wish.text) for wish in own])
-        middle = np.median(lengths)
-        parts = {"": lengths > 0, "short": lengths <= middle, "long": lengths > middle}
         for guidance in track(page_drawings.GUIDANCES, "what is drawn"):
             pictures = page_drawings.drawn(run.model, run.params, own, guidance=guidance, **how)
-            for texts, chosen in parts.items():
-                if not chosen.any():
+            for texts, chosen in by_length(own).items():
+                if not len(chosen):
                     continue
                 for asked, *rest in page_drawings.drawing_scores(court, pictures[chosen], real[chosen]):
                     name = f"encoder_{source}" if by_encoder else source
                     yield _row(name, asked, *rest, guidance=guidance, texts=texts)
+
+
+def by_length(wishes: Sequence[Wish]) -> dict[str, np.ndarray]:
+    """{"": numbers of all wishes, "short": of the half with the shorter texts, "long": of the other half}."""
+    order_N = np.argsort([len(wish.text) for wish in wishes], kind="stable")
+    middle = len(wishes) // 2
+    return {"": order_N, "short": order_N[:middle], "long": order_N[middle:]}
 
 
 def _sources(run: Run) -> list[str]:

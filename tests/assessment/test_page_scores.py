@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lwm.assessment import held_out, page_answers, page_drawings, page_scores
-from lwm.assessment.page_documents import choices_of, questions_of, wishes_of
+from lwm.assessment.page_documents import Choice, Wish, choices_of, picture_key, questions_of, wishes_of
 from lwm.data.interleaved_preparation import prepare_pages
 from lwm.data.interleaved_records import pages
 from lwm.data.manifest import load_manifest
@@ -120,6 +120,83 @@ def test_a_model_is_asked_for_all_that_its_stage_has_learned(workdir, monkeypatc
     drawn = [rows[f"stamps_which_colour_conditional_accuracy_{scale}"] for scale in (1, 2, 5)]
     assert all(row["value"] == real for row in drawn)
     assert rows["stamps_short_which_colour_conditional_accuracy_2"]["n"] == 3
+
+
+class Unasked:
+    """A judge that says 0 to everything."""
+
+    def answers(self, pictures_NRRC):
+        return dict.fromkeys(("tone", "base"), np.zeros(len(pictures_NRRC), int))
+
+    def features(self, pictures_NRRC):
+        return pictures_NRRC.reshape(len(pictures_NRRC), -1)[:, :2].astype(np.float32)
+
+
+def court_of(tones, bases, held_tones, held_bases):
+    """A court of pictures with these answers, and the held-out ones; -1 = no answer."""
+    known = [np.full((2, 2, 3), number, np.uint8) for number in range(len(tones) + len(held_tones))]
+    answers = {"tone": np.array(tones), "base": np.array(bases)}
+    choices = {}
+    for (asked, own), held in zip(answers.items(), (held_tones, held_bases), strict=True):
+        numbered = zip(known, [*own, *held], strict=True)
+        of = {picture_key(picture): int(number) for picture, number in numbered if number >= 0}
+        choices[asked] = Choice([str(number) for number in range(9)], of)
+    features_NF = Unasked().features(np.stack(known[: len(tones)]))
+    court = page_drawings.Court(Unasked(), choices, features_NF, answers)
+    return court, np.stack(known[len(tones) :])
+
+
+def test_the_commonest_answer_is_that_of_training():
+    court, held = court_of([0, 0, 1], [-1, 2, 2], [0, 1, 1, 1], [2, 2, -1, 3])
+    usual = {
+        asked: (baseline, name) for asked, _, baseline, name, _ in page_drawings.real_scores(court, held)
+    }
+    assert usual["tone"] == (1 / 4, "commonest answer")
+    assert usual["base"] == (2 / 3, "commonest answer")
+
+
+def test_where_the_commonest_answer_is_never_asked_for_chance_is_the_baseline():
+    court, held = court_of([0, 0, 1, 2, 3], [1] * 5, [1, 2, 2], [1] * 3)
+    found = list(page_drawings.real_scores(court, held))
+    assert found[0][2:] == (1 / 2, "chance among those asked for", 3)
+    assert found[1][2:] == (1, "commonest answer", 3)
+
+
+def test_pictures_of_training_are_of_the_same_kinds_and_taken_once_while_there_are_others():
+    tones, bases = [0, 0, 0, 1, 1, 2, -1, -1], [5, 5, 5, 5, 5, 5, 6, 7]
+    court, held = court_of(tones, bases, [0, 1, 0, 1, 2, 2, -1, -1], [7, 7, 7, 7, 7, 7, 6, -1])
+    chosen = page_drawings.alike(court, held)
+    assert [tones[number] for number in chosen[:6]] == [0, 1, 0, 1, 2, 2]
+    assert len(set(chosen[:4])) == 4 and chosen[6] == 6
+    assert chosen[7] in {0, 1, 2, 7}  # of those that are left
+    np.testing.assert_array_equal(chosen, page_drawings.alike(court, held))
+    assert any((page_drawings.alike(court, held, seed) != chosen).any() for seed in range(1, 9))
+
+
+def test_the_distance_stands_beside_that_of_pictures_of_training_of_the_same_kinds():
+    rng = np.random.default_rng(0)
+    tones = np.arange(128) % 2
+    pictures = (100 * tones + rng.integers(0, 99, 128)).astype(np.uint8)[:, None] + np.arange(
+        2, dtype=np.uint8
+    )
+    court, held = court_of(tones.tolist(), [0] * 128, [0] * 64, [0] * 64)
+    held[:, 0, 0, :2] = pictures[tones == 0]
+    choices = {"tone": Choice(["0", "1"], {picture_key(picture): 0 for picture in held})}
+    court = court._replace(choices=choices, features_NF=pictures.astype(np.float32))
+    (_, share, *_), (asked, score, usual, name, n) = page_drawings.drawing_scores(court, held, held)
+    assert (share.value, asked, n, name) == (1, "", 64, "pictures of training of the same kinds")
+    assert score.value == pytest.approx(0, abs=1e-6)
+    assert abs(usual) < 100  # |μ - μ'|² of the other tone would be 2 · 100²
+
+
+def test_halves_by_length_are_halves_whatever_the_lengths():
+    lengths = [7] * 90 + [3] * 20 + [9] * 18
+    parts = page_scores.by_length([Wish([0] * length, None) for length in lengths])
+    assert {name: len(own) for name, own in parts.items()} == {"": 128, "short": 64, "long": 64}
+    assert sorted(np.concatenate([parts["short"], parts["long"]])) == sorted(parts[""]) == list(range(128))
+    assert max(lengths[at] for at in parts["short"]) <= min(lengths[at] for at in parts["long"])
+    assert set(range(90, 110)) <= set(parts["short"]) and 0 in parts["short"] and 89 in parts["long"]
+    assert [len(own) for own in page_scores.by_length([Wish([0], None)]).values()] == [1, 0, 1]
 
 
 @pytest.mark.slow
