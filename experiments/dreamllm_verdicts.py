@@ -3,7 +3,8 @@
     python -m experiments.dreamllm_verdicts --csv=experiments/results/dreamllm.csv
 
 Prints a table in Markdown: means over seeds, the mean difference with Student's 95 % interval, and a verdict,
-which is "no difference seen" where that interval holds 0. With one seed there is no verdict.
+which is "no difference seen" where that interval holds 0. With one seed there is no verdict. Arms are
+compared after as many steps, but for what the decoder draws from its own text encoder: it has its own steps.
 """
 
 import argparse
@@ -73,25 +74,41 @@ def longest(rows: Sequence[dict]) -> list[dict]:
 
 
 def compared(rows: Sequence[dict]) -> Iterator[Compared]:
-    """Yields every comparison of which there are rows, over the `longest` runs."""
-    values: dict[tuple[str, str], dict[str, float]] = {}
-    for row in longest(rows):
-        values.setdefault((row["arm"], row["name"]), {})[row["seed"]] = float(row["value"])
+    """Yields every comparison of which there are rows.
+
+    PAIRS over the runs of the most steps at which both arms have a seed, ENCODERS over the `longest` runs.
+    """
+    names = sorted({row["name"] for row in rows})
     asked = [
-        (one, name, other, name)
+        (one, name, other, name, _as_long(rows, (one, other), name))
         for one, other, scores in PAIRS
-        for name in sorted({name for _, name in values})
+        for name in names
         if name.startswith(scores)
     ]
-    asked += [(one, name, other, f"encoder_{name}") for one, other, name in ENCODERS]
-    for one, name, other, other_name in asked:
-        found = values.get((one, name), {}), values.get((other, other_name), {})
+    ends = longest(rows)
+    asked += [(one, name, other, f"encoder_{name}", ends) for one, other, name in ENCODERS]
+    for one, name, other, other_name, chosen in asked:
+        found = _by_seed(chosen, one, name), _by_seed(chosen, other, other_name)
         seeds = sorted(found[0].keys() & found[1].keys())
         if seeds:
             first, second = ([own[seed] for seed in seeds] for own in found)
             low, high = student([a - b for a, b in zip(first, second, strict=True)])
             means = sum(first) / len(seeds), sum(second) / len(seeds)
             yield Compared(name, f"{one} against {other}", *means, low, high, len(seeds))
+
+
+def _as_long(rows: Sequence[dict], arms: tuple[str, str], name: str) -> list[dict]:
+    """The rows of a score of the most steps at which both arms have a seed."""
+    runs: dict[str, set[tuple[int, str]]] = {arm: set() for arm in arms}
+    for row in rows:
+        if row["arm"] in runs and row["name"] == name:
+            runs[row["arm"]].add((int(row["steps"]), row["seed"]))
+    most = max((steps for steps, _ in set.intersection(*runs.values())), default=0)
+    return [row for row in rows if int(row["steps"]) == most]
+
+
+def _by_seed(rows: Sequence[dict], arm: str, name: str) -> dict[str, float]:
+    return {row["seed"]: float(row["value"]) for row in rows if (row["arm"], row["name"]) == (arm, name)}
 
 
 def main() -> None:

@@ -75,6 +75,28 @@ def test_verdicts_need_seeds_and_know_what_is_better():
     assert said.gain == pytest.approx(1) and found["joint against creation", "stamps_fd_cls_2"].gain == 0
 
 
+def test_verdicts_compare_equal_steps_and_pairs_of_parts_the_longest_of_each():
+    def row(arm, name, steps, value, seed="0"):
+        return {"arm": arm, "name": name, "seed": seed, "steps": str(steps), "value": str(value)}
+
+    said, drew = "questions_what_is_this_nats", "stamps_fd_cls_2"
+    rows = [
+        *(row("joint", said, steps, value) for steps, value in ((100, 3), (400, 1))),
+        *(row("comprehension", said, steps, value) for steps, value in ((100, 2), (50, 9))),
+        row("comprehension_flops", said, 200, 5),
+        *(row("creation", drew, steps, value) for steps, value in ((400, 6), (100, 9))),
+        row("joint", drew, 400, 4, seed="1"),
+        row("joint", drew, 100, 8),
+        row("parts", f"encoder_{drew}", 1000, 7),
+    ]
+    found = {(row.arms, row.what): (row.one, row.other) for row in compared(rows)}
+    assert found == {
+        ("joint against comprehension", said): (3, 2),
+        ("joint against creation", drew): (8, 9),
+        ("creation against parts", drew): (6, 7),
+    }
+
+
 def test_the_figure_shows_each_arm_that_has_rows():
     names = {"joint": "questions_what_is_this_nats", "comprehension": "questions_what_is_this_nats"}
     names |= {arm: "stamps_fd_cls_2" for arm in ("creation", "queries_1", "queries_64")}
