@@ -106,18 +106,15 @@ def main() -> None:
     parser.add_argument("--data", default="runs/dreamllm", help="with the folders stamps and emoji")
     parser.add_argument("--workdir", default="runs/dreamllm/arms")
     parser.add_argument("--output", default=str(sweeps.ROOT / "experiments/results/dreamllm.csv"))
-    parser.add_argument("--only", default="", help="arms, or how they begin: joint,queries")
+    sweeps.add_only(parser, dreamllm_arms.ARMS)
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--steps", type=float, default=1.0, help="times the steps of a run")
     parser.add_argument("--note", default="miniature")
     chosen = parser.parse_args()
-    names = [name for name in dreamllm_arms.ARMS if name.startswith(tuple(chosen.only.split(",")))]
-    if not names:
-        parser.error(f"--only: {chosen.only!r}; of {', '.join(dreamllm_arms.ARMS)}")
     table = sweeps.Table(chosen.output, COLUMNS, KEY)
     # Programs are compiled once for all seeds.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(f"{chosen.workdir}/compiled"))
-    runs = [(name, int(seed)) for seed in chosen.seeds.split(",") for name in names]
+    runs = [(name, int(seed)) for seed in chosen.seeds.split(",") for name in chosen.only]
     runs = [run for run in runs if not finished(table, *run, chosen)]
     for number, run in enumerate(runs):
         print(f"{len(runs) - number} runs left", flush=True)

@@ -6,7 +6,7 @@ Question  One model for eight tasks against one for each: at the same updates of
 Paper     "One Model To Learn Them All" (1706.05137), tables 2 to 4.
 Command   python -m experiments.multimodel --data=runs/multimodel/short --workdir=runs/multimodel
           rows that are there are not made again, and inside a run training goes on from its checkpoints.
-          Some arms: --only=joint,single. Shorter runs, with rows of their own: --steps=0.25.
+          Some arms: --only='joint,single_*'. Shorter runs, with rows of their own: --steps=0.25.
 Data      python -m experiments.multimodel_data --sources=runs/tasks --output=runs/multimodel/short
           --max_source=32 --max_target=32 --max_seconds=5
           on one line: short texts, so that there are more steps in the same time.
@@ -119,21 +119,18 @@ def main() -> None:
     parser.add_argument("--data", default="runs/multimodel/short", help="of experiments.multimodel_data")
     parser.add_argument("--workdir", default="runs/multimodel")
     parser.add_argument("--output", default=str(sweeps.ROOT / "experiments/results/multimodel.csv"))
-    parser.add_argument("--only", default="", help="arms, or how they begin: joint,few_parsing")
+    sweeps.add_only(parser, multimodel_arms.ARMS)
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("--steps", type=float, default=1.0, help="times the steps of a run")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="held-out samples of a task")
     parser.add_argument("--note", default="miniature")
     chosen = parser.parse_args()
-    names = [name for name in multimodel_arms.ARMS if name.startswith(tuple(chosen.only.split(",")))]
     seeds = [int(seed) for seed in chosen.seeds.split(",")]
-    if not names:
-        parser.error(f"--only: {chosen.only!r}; of {', '.join(multimodel_arms.ARMS)}")
     table, steps = sweeps.Table(chosen.output, COLUMNS, KEY), round(STEPS * chosen.steps)
     # Programs are compiled once for all seeds.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(f"{chosen.workdir}/compiled"))
-    runs = [(name, seed) for name in names for seed in seeds]
-    steps_by_name = {name: steps_of(multimodel_arms.ARMS[name], chosen.steps) for name in names}
+    runs = [(name, seed) for name in chosen.only for seed in seeds]
+    steps_by_name = {name: steps_of(multimodel_arms.ARMS[name], chosen.steps) for name in chosen.only}
     asked = [(name, seed) for name, seed in runs if not finished(table, name, seed, steps_by_name[name])]
     for number, (name, seed) in enumerate(asked):
         print(budget(table, asked[number:], steps), flush=True)

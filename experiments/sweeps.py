@@ -95,6 +95,28 @@ def arms_and_seeds(
     return chosen, [(arm, int(seed))]
 
 
+def add_only(parser: argparse.ArgumentParser, arms: Iterable[str]) -> None:
+    """The flag --only of a sweep; its value is a list of the arms that were chosen, of all if it is empty."""
+    arms = list(arms)
+    about = "NAME,NAME: these arms alone; 'NAME*': all that begin so; quoted, as shells read stars too"
+    parser.add_argument("--only", default="", type=lambda asked: matching(asked, arms), help=about)
+
+
+def matching(asked: str, arms: Sequence[str]) -> list[str]:
+    """The arms of a list with commas, in their own order; a name that ends in * stands for all that begin so.
+
+    Raises:
+        argparse.ArgumentTypeError: a name that stands for no arm.
+    """
+    chosen: set[str] = set()
+    for name in asked.split(",") if asked else ["*"]:
+        found = [arm for arm in arms if arm == name or (name.endswith("*") and arm.startswith(name[:-1]))]
+        if not found:
+            raise argparse.ArgumentTypeError(f"{name!r} is no arm; choose of {', '.join(arms)}")
+        chosen.update(found)
+    return [arm for arm in arms if arm in chosen]
+
+
 def run(*words: str) -> None:
     """Runs `python WORDS…` from the root of the repository; a failure ends the sweep."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -1,7 +1,9 @@
 """What the sweeps of experiments/ rest on: rows made once, documents that fit, arms as they are called."""
 
+import argparse
 import json
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from experiments import (
     clip_questions,
     context_extension,
     digits_corpus,
+    dreamllm,
+    dreamllm_arms,
     multimodel,
     multimodel_arms,
     multimodel_tables,
@@ -36,6 +40,38 @@ def test_row_is_there_when_the_sweep_starts_again(tmp_path):
     assert path.read_text().splitlines() == ["arm,seed,share,later", "a,0,0.333333,", "b,0,,"]
     with pytest.raises(ValueError, match="no column for \\['arms'\\]"):
         again.add({"arms": "c"})
+
+
+def test_arms_are_chosen_by_their_names_and_with_a_star_by_how_they_begin():
+    arms = ["joint", "queries_1", "queries_16", "creation", "creation_flops"]
+    assert sweeps.matching("creation,queries_1", arms) == ["queries_1", "creation"]
+    assert sweeps.matching("queries_*,joint,queries_1", arms) == ["joint", "queries_1", "queries_16"]
+    assert sweeps.matching("", arms) == sweeps.matching("*", arms) == arms
+    for unknown in ("queries", "joint,", "joint,c", "single_*"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is no arm; choose of joint, queries_1, "):
+            sweeps.matching(unknown, arms)
+
+
+@pytest.mark.parametrize("sweep", [dreamllm, multimodel])
+def test_the_command_of_a_row_makes_that_row_alone(sweep, tmp_path, monkeypatch, capsys):
+    arms = (dreamllm_arms if sweep is dreamllm else multimodel_arms).ARMS
+    made = []
+    monkeypatch.setattr(sweep, "make", lambda table, name, seed, *rest: made.append((name, seed)))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+
+    def asked(only):
+        words = [sweep.__name__, f"--output={tmp_path}/rows.csv", "--seeds=1", f"--only={only}"]
+        monkeypatch.setattr(sys, "argv", words)
+        made.clear()
+        sweep.main()
+        return made
+
+    for name in arms:
+        assert asked(name) == [(name, 1)]
+    assert sorted(asked("")) == sorted((name, 1) for name in arms)
+    with pytest.raises(SystemExit):
+        asked("join")
+    assert "argument --only: 'join' is no arm; choose of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("source", ["needle_1024", "needle_4096", "drill", "mixed"])
