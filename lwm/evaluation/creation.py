@@ -61,7 +61,8 @@ def fd_cls(drawn_NC: np.ndarray, real_NC: np.ndarray) -> Score:
     Simulated with 32 correlated features behind a tanh, for N of 65, 82 and 130, true distances (those of
     100,000 rows) from 0 to 4.7, and 200 trials of each of 27 settings: d was too large by 0.5 to 3.2 on the
     average, the value wrong by 0.12 at most, and the interval held the true distance in 92 to 100 %. What a
-    bootstrap takes off is too little with so few rows: at N = 65 it left 0.5 of 3.2.
+    bootstrap takes off is too little with so few rows: at N = 65 it left 0.5 of 3.2. Two disjoint draws of 65
+    from a judge's features of its 654 training stamps, 100 times: d 2.60, the value -0.01, 0 always inside.
 
     Raises:
         ValueError: as `frechet_distance`; fewer than three rows, or not as many of both.
