@@ -7,33 +7,40 @@ A column is a task: what the model was given, what it answered, and what was wan
 """
 
 import argparse
+import sys
 import textwrap
 
 from experiments import sweeps
+from lwm.errors import UserError
 
 SHOWN = ("stamp_class", "spanish_english", "speech", "parsing")
 WIDTH = 30  # characters of a line
 
 
-def answers(workdir: str, data: str, task: str, count: int, beams: int):
-    """(samples, texts that the model answers) of the first held-out samples of a task."""
+def answered(chosen: argparse.Namespace) -> list[tuple]:
+    """(task, samples, texts that the model answers) of the first held-out samples of each task.
+
+    Raises UserError if what is wanted is not there, before anything is answered.
+    """
+    for name in ("samples", "beams"):
+        if (value := getattr(chosen, name)) < 1:
+            raise UserError(f"{name}: {value} is less than one; leave it out, or give 1 or more")
     import numpy as np
 
     from lwm.assessment.task_answers import ask, write
-    from lwm.data.task_records import load_tasks
-    from lwm.data.tokenizers import load_tokenizer
-    from lwm.systems import build_model
-    from lwm.training.checkpoints import load_params
+    from lwm.serving.task_runs import open_tasks
 
-    config, block, params = load_params(workdir)
-    model, data = build_model(config["model"], block), data or config["data"]["path"]
-    tokenizer = load_tokenizer(f"{data}/tokenizer.model")
-    asked = ask(data, task, model.config, tokenizer, count)
-    if asked.kind != "classify":
-        return asked, write(model, params, tokenizer, asked, beams)
-    given = {name: asked.rows[name] for name in ("images", "task", "weights")}
-    classes = load_tasks(data)["classes"]
-    return asked, [classes[label] for label in np.asarray(model.predict_labels(params, given))]
+    run = open_tasks(chosen.workdir, data=chosen.data, tasks=chosen.tasks.split(","))
+    columns = []
+    for task, asked in [(task, ask(run, task, chosen.samples)) for task in run.tasks]:
+        if asked.kind == "classify":
+            given = {name: asked.rows[name] for name in ("images", "task", "weights")}
+            labels = np.asarray(run.model.predict_labels(run.params, given))
+            found = [run.label(int(number)) for number in labels]
+        else:
+            found = write(run, asked, chosen.beams)
+        columns.append((task, asked, found))
+    return columns
 
 
 def draw(columns: list, path: str) -> None:
@@ -42,12 +49,14 @@ def draw(columns: list, path: str) -> None:
 
     from lwm.evaluation import figures
 
-    rows = len(columns[0][2])
+    rows = max(len(found) for _, _, found in columns)
     figure = Figure(figsize=(3.4 * len(columns), 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, len(columns), squeeze=False)
     for axes_B, (task, asked, found) in zip(grid.T, columns, strict=True):
         axes_B[0].set_title(task.replace("_", " "), fontsize=11, fontweight="bold")
-        for at, (axes, answer, wanted) in enumerate(zip(axes_B, found, asked.wanted, strict=True)):
+        for axes in axes_B[len(found) :]:
+            axes.set_visible(False)
+        for at, (axes, answer, wanted) in enumerate(zip(axes_B, found, asked.wanted, strict=False)):
             _given(axes, asked, at)
             right = answer.strip() == wanted.strip()
             lines = textwrap.wrap(f"answer: {answer}", WIDTH)[:4]
@@ -79,10 +88,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument("--beams", type=int, default=1)
     chosen = parser.parse_args()
-    columns = []
-    for task in chosen.tasks.split(","):
-        columns.append((task, *answers(chosen.workdir, chosen.data, task, chosen.samples, chosen.beams)))
-        _, asked, found = columns[-1]
+    try:
+        columns = answered(chosen)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    for task, asked, found in columns:
         for answer, wanted in zip(found, asked.wanted, strict=True):
             print(f"{task}: {answer!r}, wanted {wanted!r}")
     draw(columns, chosen.output)

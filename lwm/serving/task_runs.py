@@ -37,6 +37,11 @@ class TaskRun(NamedTuple):
     tokenizer: Tokenizer
     tasks: tuple[str, ...]
 
+    def label(self, number: int) -> str:
+        """The name of a class; a model may have more of them than samples do."""
+        classes = self.manifest["classes"]
+        return classes[number] if number < len(classes) else f"class {number}"
+
 
 def open_tasks(
     workdir: epath.PathLike, *, data: str = "", stage: str | None = None, tasks: Sequence[str] = ()
