@@ -157,6 +157,14 @@ def of_stages(config: dict, model: Any) -> Iterator[Mutation]:
                 yield Mutation("divisibility", path, block | change, (f"{where}.{batch}",))
         else:
             yield Mutation("divisibility", (*path, "mesh"), {"seq": 2}, (f"{where}.mesh.seq",))
+            nothing = dict.fromkeys(mixture, 0.0)
+            yield Mutation("range", (*path, "loss_weights"), nothing, (f"{where}.loss_weights",))
+            for field, wrong in (
+                ("loss_weights", {"x": 1.0}),
+                ("at_most", {"x": 9}),
+                ("shuffle_labels", ["x"]),
+            ):
+                yield Mutation("choice", (*path, field), wrong, (f"{where}.{field}",))
         if T:
             yield Mutation("divisibility", (*path, batch), block[batch] + 1, (f"{where}.{batch}",))
             yield Mutation("divisibility", (*path, "mesh"), {"seq": T}, (f"{where}.context_length",))

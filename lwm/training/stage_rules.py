@@ -101,6 +101,24 @@ def _tasks(stage: Any) -> Iterator[str]:
             yield _line(stage, field, "is about tasks, and this stage has none", "leave it out")
 
 
+def _task_names(stage: Any) -> Iterator[str]:
+    for field in ("loss_weights", "at_most") if stage.of_tasks else ():
+        for task, value in getattr(stage, field).items():
+            if task not in stage.mixture:
+                fix = suggest(task, stage.mixture)
+                yield f"{field}.{task}: {value!r} is of no task in the mixture; {fix}"
+    for task in stage.shuffle_labels if stage.of_tasks else ():
+        if task not in stage.mixture:
+            yield f"shuffle_labels: {task!r} is no task in the mixture; {suggest(task, stage.mixture)}"
+
+
+def _task_weights(stage: Any) -> Iterator[str]:
+    # A row of weight 0 is filler: nothing is learned from it, and its losses read 0.
+    for task, weight in stage.loss_weights.items() if stage.of_tasks else ():
+        if not weight and task in stage.mixture:
+            yield f"loss_weights.{task}: {weight!r} learns nothing; leave the task out of the mixture"
+
+
 def _clips(stage: Any) -> Iterator[str]:
     if stage.of_pages or not (stage.of_clips and stage.context_length and any(stage.mixture.values())):
         return
@@ -142,5 +160,5 @@ def _line(stage: Any, field: str, why: str, fix: str) -> str:
 
 RULES: Rules = (
     *(_folder, _devices, _rows, _tokens, _learns),
-    *(_mixture, _tasks, _clips, _no_clips, _pages, _forms),
+    *(_mixture, _tasks, _task_names, _task_weights, _clips, _no_clips, _pages, _forms),
 )

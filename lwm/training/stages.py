@@ -52,7 +52,7 @@ class Stage:
         packed documents equal work for all devices. 0 = one turn, which is enough for one long document.
       mixture: weights of the sources of the data folder, of the questions about clips (odd, count, order), or
         of tasks; they need not add up to 1, 0 leaves one out.
-      loss_weights: of the rows of a task in the loss; 1 for tasks that are not named.
+      loss_weights: of the rows of a task in the loss, above 0; 1 for tasks that are not named.
       shuffle_labels: tasks whose targets are dealt out anew among their samples, for a control.
       at_most: so many samples of a task are learned from, the same ones in all runs; all of those not named.
       frames: of a clip that is asked about; 0 = no questions.

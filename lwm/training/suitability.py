@@ -55,10 +55,9 @@ def _tasks(stage: Any, config: Any) -> Iterator[str]:
 
 def _task_names(stage: Any, config: Any) -> Iterator[str]:
     tasks = getattr(config, "tasks", None) or ()
-    for field in ("mixture", "loss_weights", "shuffle_labels", "at_most") if tasks and stage.of_tasks else ():
-        for task in getattr(stage, field):
-            if task not in tasks:
-                yield f"{field}: the model has no task {task!r}; {suggest(task, tasks)}"
+    for task in stage.mixture if tasks and stage.of_tasks else ():
+        if task not in tasks:
+            yield f"mixture: the model has no task {task!r}; {suggest(task, tasks)}"
 
 
 def _pages(stage: Any, config: Any) -> Iterator[str]:

@@ -174,6 +174,22 @@ def test_the_model_itself_learns_in_the_loop(tmp_path, rows_of):
         ({"mixture": {"labels": 0.0}}, "mixture: {'labels': 0.0} names no task"),
         ({"batch_tokens": 8}, "batch_tokens: 8 does not go with context_length = 0"),
         ({"loss_weights": {"labels": -1.0}}, "loss_weights.labels: -1.0 is too small; use 0 or more"),
+        (
+            {"loss_weights": {"labels": 0.0}},
+            "loss_weights.labels: 0.0 learns nothing; leave the task out of the mixture",
+        ),
+        (
+            {"loss_weights": {"label": 1.0}},
+            "loss_weights.label: 1.0 is of no task in the mixture; did you mean 'labels'?",
+        ),
+        (
+            {"at_most": {"captions": 3}},
+            "at_most.captions: 3 is of no task in the mixture; choose from labels, copies, words",
+        ),
+        (
+            {"shuffle_labels": ["word"]},
+            "shuffle_labels: 'word' is no task in the mixture; did you mean 'words'?",
+        ),
         ({"at_most": {"labels": 0}}, "at_most.labels: 0 is too small; use 1 or more"),
         ({"mixture": {}, "shuffle_labels": ["words"]}, "shuffle_labels: ('words',) is about tasks, and this"),
     ],
@@ -193,7 +209,6 @@ def test_a_stage_out_of_range_is_refused(changes, message):
             {"mixture": {"word": 1.0}},
             "config.stages.s.mixture: the model has no task 'word'; did you",
         ),
-        ({}, {}, {"loss_weights": {"x": 1.0}}, "config.stages.s.loss_weights: the model has no task 'x'"),
         ({}, {}, {"batch_size": 2}, "config.stages.s.mixture: words of weight 1.0 gets none of 2 rows"),
         ({}, {}, {"mesh": {"data": 4, "seq": 2}}, "config.stages.s.mesh.seq: 2 cuts positions"),
         (
