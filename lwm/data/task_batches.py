@@ -78,13 +78,19 @@ def make_task_batches(
         raise UserError(f"multiple: {multiple} is less than one row; leave it out")
     kinds = {task: manifest["tasks"][task]["kind"] for task in rows}
     tokenizer = load_task_tokenizer(data_dir, manifest)
-    text = {"source": source_length, "target": target_length}
     builder = RowBuilder(
-        manifest["classes"], samples, text, lambda one: [*tokenizer.encode(one), tokenizer.eos]
+        manifest["classes"],
+        resolution=resolution,
+        rate=manifest["rate"],
+        samples=samples,
+        lengths={"source": source_length, "target": target_length},
+        encode=lambda text: [*tokenizer.encode(text), tokenizer.eos],
     )
     streams = {}
     for task in rows:
         records = task_records(data_dir, task, split)
+        if not len(records):
+            raise UserError(f"data: {data_dir} has no sample of {task} in split {split!r}; prepare it again")
         if split == "train":
             if task in shuffle_labels:
                 records = ShuffledTargets(records, KINDS[kinds[task]][1], task)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lwm.data.task_records import KINDS, Record, check_modality, decode_png
+from lwm.errors import UserError
 
 # Seeds of shuffled targets and of few records: they belong to the data, not to a run.
 _PERMUTED, _CHOSEN = 20, 21
@@ -45,39 +46,74 @@ class FewRecords(Sequence):
 class RowBuilder:
     """Makes the arrays of a row from a record.
 
-    classes: labels in the order of their numbers. samples: A. lengths: S and T. encode: text to ids with eos.
+    classes: labels in the order of their numbers. resolution, rate: of all images and waveforms. samples: A.
+    lengths: S and T, as "source" and "target". encode: text to ids with eos.
     """
 
     def __init__(
         self,
         classes: Sequence[str],
+        *,
+        resolution: int,
+        rate: int,
         samples: int,
         lengths: Mapping[str, int],
         encode: Callable[[str], list[int]],
     ):
-        self._classes, self._samples, self._lengths = list(classes), samples, lengths
-        self._encode = encode
+        self._numbers = {label: number for number, label in enumerate(classes)}
+        self._resolution, self._rate, self._samples = resolution, rate, samples
+        self._lengths, self._encode = lengths, encode
 
     def build(self, record: Record, task: str, kind: str) -> Row:
-        """Returns the arrays of a row less `task` and `weights`. Raises UserError naming a damaged record."""
+        """Returns the arrays of a row less `task` and `weights`.
+
+        Raises UserError naming task, record and field if it is damaged, or none of what was announced.
+        """
         check_modality(record, task, kind)
         reads, learns = KINDS[kind]
         if reads == "image":
-            row = {"images": decode_png(record)}
+            row = {"images": self._image(record, task)}
         elif reads == "waveform":
-            waveform = np.zeros(self._samples, np.float32)
-            waveform[: len(record.waveform)] = record.waveform / np.float32(2**15)
-            row = {"waveform": waveform, "samples": np.int32(len(record.waveform))}
+            row = self._waveform(record, task)
         else:
-            row = {"source": self._ids(record.source, "source")}
+            row = {"source": self._ids(record, task, "source")}
         if learns == "label":
-            return row | {"labels": np.int32(self._classes.index(record.label))}
-        return row | {"targets": self._ids(record.target, "target")}
+            if record.label not in self._numbers:
+                known = f"one of {', '.join(self._numbers)}"
+                raise _astray(record, task, "label", f"is {record.label!r}", known)
+            return row | {"labels": np.int32(self._numbers[record.label])}
+        return row | {"targets": self._ids(record, task, "target")}
 
-    def _ids(self, text: str, field: str) -> np.ndarray:
-        ids, padded = self._encode(text), np.zeros(self._lengths[field], np.int32)
+    def _image(self, record: Record, task: str) -> np.ndarray:
+        image, R = decode_png(record), self._resolution
+        if image.shape != (R, R, 3):
+            found = f"has {image.shape[1]} x {image.shape[0]} pixels"
+            raise _astray(record, task, "image", found, f"{R} x {R}")
+        return image
+
+    def _waveform(self, record: Record, task: str) -> Row:
+        count, A = len(record.waveform), self._samples
+        if record.rate != self._rate:
+            raise _astray(record, task, "rate", f"is {record.rate}", f"{self._rate}")
+        if count > A:
+            raise _astray(record, task, "waveform", f"has {count} samples", f"at most {A}")
+        waveform = np.zeros(A, np.float32)
+        waveform[:count] = record.waveform / np.float32(2**15)
+        return {"waveform": waveform, "samples": np.int32(count)}
+
+    def _ids(self, record: Record, task: str, field: str) -> np.ndarray:
+        ids, length = self._encode(getattr(record, field)), self._lengths[field]
+        if len(ids) > length:
+            raise _astray(record, task, field, f"has {len(ids)} tokens", f"at most {length}")
+        padded = np.zeros(length, np.int32)
         padded[: len(ids)] = ids
         return padded
+
+
+def _astray(record: Record, task: str, field: str, found: str, needed: str) -> UserError:
+    return UserError(
+        f"task {task}: {field} of sample {record.key!r} {found}, needed {needed}; prepare it again"
+    )
 
 
 class TaskStream:

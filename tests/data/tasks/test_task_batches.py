@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from lwm.data import task_rows
+from lwm.data import task_batches
 from lwm.data.task_batches import make_task_batches
-from lwm.data.task_records import Record, load_tasks, task_records
+from lwm.data.task_records import load_tasks, task_records
 from lwm.data.tasks import TASKS
 from lwm.data.tokenizers import load_tokenizer
 from lwm.errors import UserError
@@ -246,21 +246,30 @@ def test_a_folder_that_is_no_folder_of_tasks_is_named(tmp_path):
         batches(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("record", "kind", "message"),
-    [
-        (
-            Record("r", "b", image=b"\x89PNG\r\n", label="animals"),
-            "classify",
-            "image of sample 'r' is damaged",
-        ),
-        (Record("r", "b", image=b"", target="x"), "caption", "task some: sample 'r' has no image"),
-        (Record("r", "b", target="x"), "speech", "task some: sample 'r' has no waveform"),
-        (Record("r", "b", source="x"), "translate", "task some: sample 'r' has no target"),
-    ],
-)
-def test_a_record_that_is_damaged_is_named(record, kind, message):
-    builder = task_rows.RowBuilder(["animals"], A, {"source": S, "target": T}, lambda text: [3, 2])
-    with pytest.raises(UserError, match=message) as error:
-        builder.build(record, "some", kind)
-    assert "\n" not in str(error.value)
+@pytest.fixture
+def changed(tasks_dir, tmp_path):
+    """`changed(**fields)`: the folder of tasks with another tasks.json."""
+
+    def make(**fields):
+        for name in ("task_records", "tokenizer.model"):
+            (tmp_path / name).symlink_to(tasks_dir / name)
+        (tmp_path / "tasks.json").write_text(json.dumps(load_tasks(tasks_dir) | fields))
+        return tmp_path
+
+    return make
+
+
+def test_records_are_held_against_the_folder_that_they_are_in(changed):
+    with pytest.raises(UserError, match="^task speech: rate of sample '.*' is 100, needed 50; prepare it"):
+        next(batches(changed(rate=50), mixture={"speech": 1}))
+
+
+def test_a_tokenizer_that_is_not_that_of_the_folder_is_named(changed):
+    with pytest.raises(UserError, match="tokenizer.model of .* has vocab_size 320, but its tasks.json 300; "):
+        batches(changed(vocab_size=300))
+
+
+def test_a_split_without_records_is_named(tasks_dir, monkeypatch):
+    monkeypatch.setattr(task_batches, "task_records", lambda *where: [])
+    with pytest.raises(UserError, match="has no sample of parsing in split 'train'; prepare it again"):
+        batches(tasks_dir, mixture={"parsing": 1})
