@@ -65,10 +65,11 @@ def evaluate_tasks(
     # All that can be wrong with any task comes before the first answer.
     streams = {task: _stream(run, task, samples) for task in run.tasks}
     read, stage = _reader(run.model), run.block["name"]
-    rows, choices = [], {}
+    rows, choices, traffic = [], {}, np.zeros(2)
     for task in track(run.tasks, "answers"):
         asked = _asked(run, task, next(streams[task]))
         found = [read(run.params, asked.kind, part) for part in _parts(asked.rows)]
+        traffic += sum(own.traffic for own in found)
         for name in found[0].choices:
             parts = [own.choices[name] for own in found]
             choices.setdefault(name, []).append((task, asked.kind, np.concatenate(parts)))
@@ -79,6 +80,8 @@ def evaluate_tasks(
             scores = task_scores.text_answer_scores(write(run, asked, beams), asked.wanted, answers)
         baselines = task_scores.best_baselines(dict(baselines_of(run, task, asked)))
         rows += [_row(task, score, baselines, len(asked.wanted), stage) for score in scores]
+    if run.model.config.evaluation_capacity and traffic[0]:
+        rows.append(_dropped_row(*traffic, stage))
     return [*rows, *_routing_rows(choices, stage)]
 
 
@@ -116,7 +119,7 @@ def write(run: TaskRun, asked: Asked, beams: int = 1) -> list[str]:
     """The texts that the model answers."""
     found = []
     for rows in _parts(asked.rows):
-        given = {name: own for name, own in rows.items() if name not in ("targets", "weights")}
+        given = {name: own for name, own in rows.items() if name != "targets"}
         words_BT = np.asarray(write_texts(run.model, run.params, given, beams=beams).words_BT)
         found += [_text(run.tokenizer, ids, run.model.config.eos) for ids in words_BT]
     return found[: len(asked.wanted)]
@@ -138,12 +141,15 @@ def baselines_of(run: TaskRun, task: str, asked: Asked) -> Iterator[tuple[str, f
 
 
 class _Found(NamedTuple):
+    """traffic: choices of experts at all mixtures, and those of them without a place."""
+
     read: task_scores.Read
     choices: dict[str, np.ndarray]
+    traffic: np.ndarray
 
 
 def _reader(model: Any) -> Callable[[Any, str, dict], _Found]:
-    """(params, kind, rows) to how right answers were read and, by mixture, counts_BE of chosen experts."""
+    """(params, kind, rows) to how right answers were read, and what went on at the experts meanwhile."""
 
     def outputs(params, batch):
         ((kind, rows),) = batch.items()
@@ -159,16 +165,18 @@ def _reader(model: Any) -> Callable[[Any, str, dict], _Found]:
         right_BT = jnp.argmax(logits_BTV, axis=-1) == targets_BT
         sums = [jnp.sum(own * counts_BT, axis=1) for own in (nll_BT, right_BT, counts_BT)]
         chosen = expert_choices(out, batch, model.config.experts)
-        return sums, {name: own.counts_BE for name, own in chosen.items()}
+        traffic = [sum(getattr(own, name) for own in out.traffic) for name in ("sent", "dropped")]
+        return sums, {name: own.counts_BE for name, own in chosen.items()}, traffic
 
     compiled = jax.jit(outputs)
 
     def read(params, kind, rows):
-        sums, choices = jax.device_get(compiled(params, {kind: rows}))
+        sums, choices, traffic = jax.device_get(compiled(params, {kind: rows}))
         real_B = rows["weights"] > 0
         return _Found(
             task_scores.Read(*(own[real_B] for own in sums)),
             {name: own[real_B] for name, own in choices.items()},
+            np.asarray(traffic, np.float64),
         )
 
     return read
@@ -194,6 +202,12 @@ def _row(task: str, score: task_scores.Score, baselines: Mapping, n: int, stage:
     row = {"name": f"{task}_{score.name}", "task": task, "score": score.name, "value": score.value}
     row |= {"low": score.low, "high": score.high, "unit": unit}
     return row | {"baseline": baseline, "baseline_name": name, "n": n, "stage": stage}
+
+
+def _dropped_row(sent: float, dropped: float, stage: str) -> dict:
+    row = {"name": "all_dropped", "task": "all", "score": "dropped", "value": dropped / sent}
+    row |= {"low": None, "high": None, "unit": "share", "baseline": None, "baseline_name": None}
+    return row | {"n": int(sent), "stage": stage}
 
 
 def _routing_rows(choices: Mapping[str, list], stage: str) -> Iterator[dict]:

@@ -98,12 +98,14 @@ def write_texts(
     """The texts that a MultiModel answers to rows of one kind.
 
     Args:
-        rows: as in a batch, the input and `task`; what else there is is not read.
+        rows: as in a batch, the input and `task`; with `weights` those of 0, which fill up, are padding to
+            the encoder: they take no place at its experts, and their texts mean nothing. What else there is
+            is not read.
         beams, alpha: see `beam_search`.
         length: most words, 0 = as many as the model was made for.
     """
     length = length or model.config.target_length
-    source = model.encode(params, {name: own for name, own in rows.items() if name != "weights"})
+    source = model.encode(params, rows)
     logits_BV, decoding = model.begin(params, source, rows["task"], length)
     return beam_search(
         functools.partial(model.step, params),

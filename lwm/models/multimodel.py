@@ -99,6 +99,8 @@ class MultiModel:
     def encode(self, params: dict, rows: dict) -> Stream:
         """The encoded input of rows of one kind, {name: array} as in a batch, for `begin`.
 
+        Rows of weight 0 are padding; without `weights` there are none.
+
         Raises:
             ValueError: there is no input among them.
         """

@@ -145,6 +145,29 @@ def test_greedy_text_is_what_the_whole_model_finds_likeliest(batch):
     np.testing.assert_array_equal(logits.argmax(axis=-1)[seen], words[seen])
 
 
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in DECODED[:2]] + [DECODED[2]]
+)
+def test_a_text_does_not_depend_on_rows_that_fill_up(task_batch, kind):
+    """At experts that are full: filler takes no place, and rows of nothing but padding stay finite."""
+    own = model(evaluation_capacity=0.5)
+    params, rows = params_of(own), task_batch(own.config, rows=8)[kind]
+    # Where places are given in the order of rows, those that fill up come first.
+    real = np.arange(8) >= 5
+    found = []
+    for shift in (1, 2):
+        filler = {name: np.roll(array, shift, axis=0) for name, array in rows.items()}
+        own_rows = {name: np.concatenate([filler[name][:5], array[5:]]) for name, array in rows.items()}
+        own_rows["weights"] = real.astype(np.float32)
+        found.append(write_texts(own, params, own_rows, beams=1))
+    one, other = found
+    np.testing.assert_array_equal(one.words_BT[real], other.words_BT[real])
+    np.testing.assert_array_equal(one.scores_B[real], other.scores_B[real])
+    assert np.isfinite(one.scores_B).all()
+    nobody = own_rows | {"weights": np.zeros(8, np.float32)}
+    assert np.isfinite(write_texts(own, params, nobody, beams=1).scores_B).all()
+
+
 @pytest.mark.slow
 def test_loss_and_metrics_of_tasks_are_those_of_their_formulas(batch, outputs):
     own = model()
