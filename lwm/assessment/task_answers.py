@@ -53,6 +53,8 @@ def evaluate_tasks(
     "stage"}; see `task_scores`. Tasks whose labels were shuffled are left out. If experts were chosen, the
     scores "routing_encoder" and "routing_decoder" of the tasks "all" and "text" (those from text to text) say
     what experts know of them; their baseline is the 97.5 % quantile of permuted tasks (`evaluation.routing`).
+    If places at experts are limited, "dropped" of the task "all" is the share of choices that got none while
+    right answers were read.
 
     Args:
       tasks: those to ask about, () = all that it learned from.

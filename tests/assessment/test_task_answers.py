@@ -11,7 +11,7 @@ import pytest
 
 from experiments import multimodel_show
 from lwm.assessment import held_out
-from lwm.assessment.task_answers import ask
+from lwm.assessment.task_answers import ask, evaluate_tasks
 from lwm.data.task_records import Record, encode_png, write_task
 from lwm.data.tokenizers import train_sentencepiece
 from lwm.errors import UserError
@@ -52,18 +52,22 @@ def data(tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def workdir(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    model = MultiModel(MultiModelConfig(**SIZES["debug"] | CONFIG))
+def write_run(folder, data, **changes):
+    """A workdir with random weights, as training leaves it."""
+    model = MultiModel(MultiModelConfig(**SIZES["debug"] | CONFIG | changes))
     stage = {"name": "tasks", "mixture": dict.fromkeys(CONFIG["tasks"], 1.0), "shuffle_labels": ["hidden"]}
-    config = {"model": {"name": "multimodel", "size": "debug"} | CONFIG, "data": {"path": data}}
+    config = {"model": {"name": "multimodel", "size": "debug"} | CONFIG | changes, "data": {"path": data}}
     config |= {"stages": {"tasks": stage}}
     shapes, rng = jax.eval_shape(lambda key: model.init(key, {}), jax.random.key(0)), np.random.default_rng(0)
     params = jax.tree.map(lambda own: jnp.asarray(0.3 * rng.normal(size=own.shape), own.dtype), shapes)
     write_params(stage_folder(folder, 0, "tasks"), params, {"config": config, "stage": stage})
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(data, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run"), data)
 
 
 def test_samples_are_held_out_and_each_is_asked_once(workdir):
@@ -83,7 +87,17 @@ def test_every_honest_task_is_scored_beside_its_baselines(data, workdir):
     assert of["labels_accuracy"]["low"] < of["labels_accuracy"]["value"] < of["labels_accuracy"]["high"]
     assert of["turned_error_rate"]["baseline"] < 1 and of["turned_nats"]["baseline_name"] == "unigram"
     assert of["turned_nats"]["value"] > 3, "random weights know nothing of 320 words"
+    assert "all_dropped" not in of, "everybody has a place"
     assert of["all_routing_encoder"]["n"] == 10 and of["all_routing_encoder"]["value"] >= 0
+
+
+def test_choices_that_got_no_place_are_told(data, tmp_path):
+    folder = write_run(tmp_path, data, evaluation_capacity=0.01)
+    rows = evaluate_tasks(folder, tasks=[LABELS], track=lambda items, title: items)
+    (dropped,) = [row for row in rows if row["name"] == "all_dropped"]
+    # Five pictures of a position each, of two choices; each of four experts has a single place.
+    assert dropped["n"] == 10 and 0.6 <= dropped["value"] < 1 and dropped["unit"] == "share"
+    assert dropped["value"] * 10 == pytest.approx(round(dropped["value"] * 10))
 
 
 @pytest.fixture
