@@ -150,7 +150,7 @@ def test_greedy_text_is_what_the_whole_model_finds_likeliest(batch):
 )
 def test_a_text_does_not_depend_on_rows_that_fill_up(task_batch, kind):
     """At experts that are full: filler takes no place, and rows of nothing but padding stay finite."""
-    own = model(evaluation_capacity=0.5)
+    own = model(evaluation_capacity=0.5, tasks=(kind,), kinds=(kind,))
     params, rows = params_of(own), task_batch(own.config, rows=8)[kind]
     # Where places are given in the order of rows, those that fill up come first.
     real = np.arange(8) >= 5
