@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lwm.data.task_records import Record, encode_png
 from lwm.data.task_sources.reading import Reading, one_line
@@ -46,7 +46,12 @@ def read_stamps(reading: Reading) -> Iterator[Record]:
 def on_square(path: Path, side: int) -> np.ndarray:
     """Returns a picture as uint8 [side, side, 3]: all of it, as large as can be, in the middle of white.
 
-    Raises BrokenMedia if it cannot be decoded.
+    However thin it is, its short side keeps a pixel. Raises BrokenMedia if it cannot be decoded.
     """
     image = open_on_white(str(path))
-    return np.asarray(ImageOps.pad(image, (side, side), Image.Resampling.LANCZOS, "white"))
+    # As ImageOps.pad does it, which leaves nothing of a picture whose short side rounds to 0.
+    width, height = (max(1, round(edge / max(image.size) * side)) for edge in image.size)
+    square = Image.new("RGB", (side, side), "white")
+    resized = image.resize((width, height), Image.Resampling.LANCZOS)
+    square.paste(resized, (round((side - width) / 2), round((side - height) / 2)))
+    return np.asarray(square)

@@ -40,6 +40,15 @@ def test_stamps_are_whole_pictures_on_white_with_captions_and_categories(read):
     assert (pixels[2:6] == (0, 0, 255)).all() and (pixels[:2] == 255).all() and (pixels[6:] == 255).all()
 
 
+@pytest.mark.parametrize(("size", "shape"), [((200, 1), (32, 1)), ((1, 200), (1, 32)), ((64, 20), (32, 10))])
+def test_of_a_thin_picture_at_least_a_line_is_shown(tmp_path, size, shape):
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    y, x = np.nonzero((stamps.on_square(tmp_path / "thin.png", 32) == 0).all(-1))
+    assert (np.ptp(x) + 1, np.ptp(y) + 1) == shape and len(x) == shape[0] * shape[1]
+    for own, edge in ((x, shape[0]), (y, shape[1])):
+        assert own.min() == round((32 - edge) / 2)  # in the middle
+
+
 def test_verses_are_aligned_by_number_and_have_no_marks(read):
     found = read("verses")
     assert len(found) == 37
