@@ -6,13 +6,15 @@ A picture stands before the text of number `position`, from 0; one behind all of
 follow each other as they are: what should stand between two of them, a space or a new line, belongs to one.
 
     texts       list of texts, not all of them empty
-    images      list of pictures; path: relative to the manifest; similarity to its text: optional; none: []
+    images      list of pictures; path: relative to the manifest; similarity to its text: a finite number,
+                optional; none: []
     learned     list of true and false, for each text whether it is learned; none: all are
     source      small letters, digits and _: its name in a mixture; none: the name of the manifest
     split       "train" or "heldout"; none: a hash says so
     group       lines of one group are in one split; none: each line by itself
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -162,6 +164,10 @@ class _Line:
             raise self._error(f"{field}.position", reason, f"use 0 to {texts}")
         if similarity is not None and type(similarity) not in (int, float):
             raise self._error(f"{field}.similarity", f"{similarity!r} is no number", "mend or remove it")
+        # Whole numbers may be larger than any float, which `math.isfinite` does not take.
+        if similarity is not None and not -math.inf < similarity < math.inf:
+            reason = f"{similarity!r} is no finite number"
+            raise self._error(f"{field}.similarity", reason, "mend or remove it")
         name = f"{self._name}: {field}.path"
         return Shown(self._manifest.parent / path, position, name), similarity
 

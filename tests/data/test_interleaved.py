@@ -125,6 +125,14 @@ WRONG = [
         {"texts": ["x"], "images": [image("red.png", 0, similarity="?")]},
         "images[0].similarity: '?' is no number",
     ),
+    *(
+        # Texts, as this is how JSON that is none writes them; what is like nothing or everything is a mistake.
+        (
+            '{"texts": ["x"], "images": [{"path": "red.png", "position": 0, "similarity": %s}]}' % written,
+            f"images[0].similarity: {read} is no finite number; mend or remove it",
+        )
+        for written, read in (("NaN", "nan"), ("Infinity", "inf"), ("-Infinity", "-inf"), ("1e999", "inf"))
+    ),
     ({"texts": ["x"], "images": [{"path": "red.png"}]}, "images[0]: {'path': 'red.png'} is no picture; give"),
     ({"texts": ["x"], "learned": [1]}, "learned: [1] is no list of true and false for 1 texts; give one"),
     ({"texts": ["x"], "split": "test"}, "split: 'test' is no split; use train or heldout"),
