@@ -77,7 +77,8 @@ def main():
 
 
 def questions():
-    """Yields what is typed, or the lines of a pipe, without empty ones."""
+    """Yields what is typed, or the lines of a pipe, without empty ones, in whatever bytes they are."""
+    sys.stdin.reconfigure(errors="surrogateescape")
     if not sys.stdin.isatty():
         yield from (line.strip() for line in sys.stdin if line.strip())
         return

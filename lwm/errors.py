@@ -33,6 +33,19 @@ def refuse(lines: Iterable[str]) -> None:
         raise UserError(*told)
 
 
+def check_utf8(field: str, text: str) -> None:
+    """Raises UserError unless UTF-8 can hold a text that `field` was given by a person.
+
+    One from a shell may be any bytes: Python keeps what is not UTF-8 as halves of surrogate pairs.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{field}: {text!r} is no UTF-8 at character {error.start + 1}; write it in UTF-8"
+        ) from None
+
+
 def one_line(text: str) -> str:
     """A text as one line that can be printed, cut in its middle if it is longer than LONGEST."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text.strip())

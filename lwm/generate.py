@@ -21,7 +21,7 @@ on one device. So does a MultiModel, which answers a text, a picture or a sound 
 
 from absl import flags
 
-from lwm.errors import UserError
+from lwm.errors import UserError, check_utf8
 from lwm.launcher import launch, start_devices
 from lwm.run_flags import DATA, SEED, STAGE, TENSOR, TOP_K, TOP_P, VQGAN, WORKDIR
 
@@ -61,6 +61,7 @@ def main():
 
     if len(given := [flag.name for flag in (PROMPT, PROMPT_FILE, PROMPTS) if flag.value]) > 1:
         raise UserError(f"{given[1]}: given together with --{given[0]}; give one of them")
+    check_utf8("prompt", PROMPT.value)
     if (model := sampling.model_name(WORKDIR.value)) == "multimodel":
         answer()
         return

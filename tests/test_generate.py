@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def start(verb, *flags, stdin=""):
     command = [sys.executable, "-m", f"lwm.{verb}", "--cpu_devices=1", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200, input=stdin)
+    how = {"capture_output": True, "text": True, "errors": "surrogateescape", "timeout": 200}
+    return subprocess.run(command, cwd=ROOT, input=stdin, **how)
 
 
 def test_a_picture_becomes_text(runs, tmp_path):
@@ -35,11 +36,13 @@ def test_lines_of_prompts_become_lines_of_json(runs, tmp_path):
     assert [row["prompt"] for row in rows] == ["To be", "or not to be, that"]
 
 
-def test_a_pipe_asks_line_by_line_and_a_line_that_is_too_long_ends_nothing(runs):
-    stdin = "Who?\n" + "x" * 600 + "\n\nWhy?\n"
+def test_a_pipe_asks_line_by_line_and_a_line_that_cannot_be_asked_ends_nothing(runs):
+    stdin = "Who?\n" + "x" * 600 + "\n\nWh\udcff?\nWhy?\n"
     done = start("chat", f"--workdir={runs}/text", "--new_tokens=4", stdin=stdin)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("\n") == 1 and "error: question: 6" in done.stderr
+    too_long, no_text = done.stderr.splitlines()
+    assert too_long.startswith("error: question: 6")
+    assert no_text == r"error: question: 'Wh\udcff?' is no UTF-8 at character 3; write it in UTF-8"
     assert done.stdout.count("\n") >= 2
 
 
@@ -90,6 +93,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(runs, tmp_path, verb, flags, m
         (["--kind=image", "--output=a.gif"], "output: 'a.gif'"),
         (["--kind=any"], "output: ''"),
         (["--prompt=a", "--prompts=b"], "prompts: given together with --prompt"),
+        (["--prompt=a\udcff"], r"prompt: 'a\udcff' is no UTF-8 at character 2; write it in UTF-8"),
         (["--image=a", "--video=b"], "video: b, but there is an --image too"),
         (["--kind=video", "--output=a.mp4", "--image=a.png"], "kind: video is made from text alone"),
         (["--steps=3"], "steps: 3 is for a DreamLLM"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from lwm.errors import UserError
+from lwm.errors import UserError, check_utf8
 from lwm.generation import templates
 from lwm.generation.cache import Filled, extend, free, prefill
 from lwm.generation.loop import BURST, begin, burst, unfinished
@@ -53,8 +53,9 @@ class Conversation:
         """Yields the answer as it comes; afterwards `answer` holds its ids, without the one that ended it.
 
         Raises:
-          UserError: the question does not fit behind what was said; nothing has changed then.
+          UserError: the question is no UTF-8, or does not fit behind what was said; nothing has changed then.
         """
+        check_utf8("question", question)
         run, template = self._run, self._template
         if self._filled is None:
             prompt = self._first(question)
