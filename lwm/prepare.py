@@ -5,6 +5,14 @@
     python -m lwm.prepare --input=my_files --output=data --resolution=64 --vqgan=vqgan_workdir
 
 The second call encodes the pictures, once, and adds the sources with vision. Both resume where they stopped.
+
+    python -m lwm.prepare --pages --input=my_pages --output=data --resolution=32 --tokenizer=bytes
+
+makes documents of text and pictures in any order, for a DreamLLM, of the .jsonl files in a folder. A line:
+
+    {"texts": ["A cow.", " A goat."], "images": [{"path": "cow.png", "position": 1, "similarity": 0.31}]}
+
+which shows cow.png before the text of number 1, from 0. `lwm/data/interleaved.py` tells all that it may say.
 """
 
 import sys
@@ -27,6 +35,15 @@ MAX_FRAMES = flags.DEFINE_integer("max_frames", 0, "Frames kept of a video's sta
 MAX_CAPTION = flags.DEFINE_integer("max_caption", 0, "Leave out pictures with more tokens of text; 0: none.")
 VIEWS = flags.DEFINE_integer("views", 1, "Versions of each training picture, one uncropped.", lower_bound=1)
 VQGAN = flags.DEFINE_string("vqgan", None, "Workdir of the VQGAN that encodes the pictures.")
+PAGES = flags.DEFINE_bool(
+    "pages", False, "The .jsonl files of the folder are documents of text and pictures, for a DreamLLM."
+)
+MIN_SIMILARITY = flags.DEFINE_float(
+    "min_similarity", 0.0, "Pages: leave out pictures that are said to be less similar to their text."
+)
+SKIP_BROKEN = flags.DEFINE_bool(
+    "skip_broken", False, "Pages: leave out, and name, lines and pictures that are wrong; else stop there."
+)
 BEAM_RUNNER = flags.DEFINE_string("beam_runner", None, "Works on Apache Beam: DirectRunner, FlinkRunner, …")
 BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "name=value for Beam; may be given repeatedly.")
 SEED = flags.DEFINE_integer("seed", 0, "Chooses the held-out documents and the crops of --views.")
@@ -62,36 +79,81 @@ def bar(items, label, total, unit):
 
 
 def main():
-    from lwm.data.preparation import prepare
     from lwm.data.progress import lines
     from lwm.data.workers import check_workers
+
+    if PAGES.value:
+        refuse(FPS, MAX_FRAMES, MAX_CAPTION, VIEWS, VQGAN, why="says nothing to --pages")
+        make = make_pages
+    else:
+        refuse(MIN_SIMILARITY, SKIP_BROKEN, why="is for --pages, which is not given")
+        make = make_documents
+    make(
+        input=INPUT.value,
+        output=OUTPUT.value,
+        resolution=RESOLUTION.value,
+        heldout=HELDOUT.value,
+        seed=SEED.value,
+        track=bar if sys.stderr.isatty() else lines,
+        workers=check_workers(BEAM_RUNNER.value, BEAM_OPTIONS.value),
+    )
+
+
+def refuse(*chosen, why):
+    """Raises UserError for the first of the flags that was given."""
+    for flag in chosen:
+        if flag.present:
+            raise UserError(f"{flag.name}: {flag.value} {why}; leave it out")
+
+
+def make_documents(**common):
+    """Videos, images and text to documents of tokens and codes."""
+    from lwm.data.preparation import prepare
 
     if VQGAN.value:
         start_devices()
     done = prepare(
-        input=INPUT.value,
-        output=OUTPUT.value,
+        **common,
         tokenizer=TOKENIZER.value,
         vocab_size=VOCAB_SIZE.value,
-        resolution=RESOLUTION.value,
         fps=FPS.value,
-        heldout=HELDOUT.value,
         max_frames=MAX_FRAMES.value,
         max_caption=MAX_CAPTION.value,
         views=VIEWS.value,
-        seed=SEED.value,
         vqgan=VQGAN.value,
         load_encoder=load_encoder,
-        track=bar if sys.stderr.isatty() else lines,
-        workers=check_workers(BEAM_RUNNER.value, BEAM_OPTIONS.value),
     )
-    for name, reason in done["broken"]:
-        print(f"broken: {name} {reason}", file=sys.stderr)
-    for source, by_split in done["sources"].items():
-        for split, counts in by_split.items():
-            print(f"{source} {split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
+    tell(done["broken"], done["sources"], ("documents", "tokens"))
     print(f"frames: {done['frames']['train']:,} train, {done['frames']['heldout']:,} heldout")
     print(f"{OUTPUT.value} is ready; {len(done['broken'])} broken files or lines left out")
+
+
+def make_pages(**common):
+    """Manifests to documents of text and pictures."""
+    from lwm.data.interleaved_preparation import prepare_pages
+
+    if TOKENIZER.value not in ("bytes", "train"):
+        raise UserError(f"tokenizer: {TOKENIZER.value} is neither bytes nor train; --pages wants one of them")
+    if TOKENIZER.value == "bytes":
+        refuse(VOCAB_SIZE, why="is for --tokenizer=train")
+    done = prepare_pages(
+        **common,
+        vocab_size=VOCAB_SIZE.value if TOKENIZER.value == "train" else 0,
+        min_similarity=MIN_SIMILARITY.value,
+        skip_broken=SKIP_BROKEN.value,
+    )
+    tell(done["broken"], done["pages"], ("documents", "tokens", "images"))
+    print(f"dissimilar: {done['dissimilar']:,} pictures less similar than {MIN_SIMILARITY.value:g} left out")
+    print(f"{OUTPUT.value} is ready; {len(done['broken'])} broken lines or pictures left out")
+
+
+def tell(broken, sources, what):
+    """Prints each thing that is broken, and counts of each split of each source."""
+    for name, reason in broken:
+        print(f"broken: {name} {reason}", file=sys.stderr)
+    for source, by_split in sources.items():
+        for split, counts in by_split.items():
+            print(f"{source} {split}: " + ", ".join(f"{counts[one]:,} {one}" for one in what))
 
 
 if __name__ == "__main__":

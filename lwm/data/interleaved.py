@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from lwm import json_text
 from lwm.data.inputs import SPLITS
-from lwm.errors import UserError
+from lwm.errors import UserError, check_utf8
 
 _FIELDS = ("texts", "images", "learned", "source", "split", "group")
 _OF_IMAGES = ("path", "position", "similarity")
@@ -60,6 +60,16 @@ class Pages(NamedTuple):
     dissimilar: int
 
 
+def manifests(folder: str) -> list[Path]:
+    """All .jsonl files of a folder. Raises UserError if there is none, or a name that is not UTF-8."""
+    found = sorted(Path(folder).glob("*.jsonl"))
+    if not found:
+        raise UserError(f"input: {folder} has no .jsonl file; put a manifest there")
+    for path in found:
+        check_utf8("input", path.name)
+    return found
+
+
 def read_pages(folder: str, *, min_similarity: float, broken: Callable[[UserError], None]) -> Pages:
     """Reads all .jsonl files of a folder; pictures themselves are not opened.
 
@@ -71,11 +81,8 @@ def read_pages(folder: str, *, min_similarity: float, broken: Callable[[UserErro
     Raises:
       UserError: there is no manifest.
     """
-    manifests = sorted(Path(folder).glob("*.jsonl"))
-    if not manifests:
-        raise UserError(f"input: {folder} has no .jsonl file; put a manifest there")
     pages, dissimilar = [], 0
-    for manifest in manifests:
+    for manifest in manifests(folder):
         for number, raw in enumerate(manifest.read_bytes().splitlines(), start=1):
             if not raw.strip():
                 continue

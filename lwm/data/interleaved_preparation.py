@@ -1,6 +1,6 @@
-"""From a manifest of documents of text and pictures to a data folder; whole, or not at all.
+"""The work of `python -m lwm.prepare --pages`: documents in, a data folder out; whole, or not at all.
 
-    OUTPUT/data.json            what it holds, as of `python -m lwm.prepare`, with "pages" in place of sources
+    OUTPUT/data.json            what it holds, as without --pages, with "pages" in place of sources
     OUTPUT/tokenizer.model      unless texts are bytes
     OUTPUT/interleaved_pages    the documents
 
@@ -9,6 +9,8 @@ their documents, named and counted.
 """
 
 import functools
+import hashlib
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +18,7 @@ from etils import epath
 
 from lwm.data import progress
 from lwm.data.inputs import SPLITS
-from lwm.data.interleaved import Page, Shown, read_pages
+from lwm.data.interleaved import Page, Shown, manifests, read_pages
 from lwm.data.interleaved_records import PageRecord, page_sizes, record_of, write_pages
 from lwm.data.manifest import MANIFEST, finished, load_manifest, making, write_json
 from lwm.data.recipes import Recipe
@@ -57,7 +59,8 @@ def prepare_pages(
       workers: where texts are tokenized and pictures opened; None = here.
 
     Raises:
-      UserError: a setting that makes no sense, an `output` that is something else, a broken line.
+      UserError: a setting that makes no sense, an `output` that is something else or of other files, a
+        broken line.
     """
     settings = {
         "resolution": resolution,
@@ -70,9 +73,10 @@ def prepare_pages(
         raise UserError(f"resolution: {resolution} is no side of a picture; use for example 32")
     if not 0 <= heldout < 1:
         raise UserError(f"heldout: {heldout} is no share; use 0 or more and less than 1")
+    if not math.isfinite(min_similarity):
+        raise UserError(f"min_similarity: {min_similarity} leaves out all or nothing; use for example 0.25")
     output = epath.Path(output)
-    if done := finished(output, MANIFEST, load_manifest, settings):
-        return done
+    done = finished(output, MANIFEST, load_manifest, settings)
     broken: list[tuple[str, str]] = []
 
     def note(error: UserError) -> None:
@@ -80,6 +84,17 @@ def prepare_pages(
         broken.append((f"{line}: {field}", reason))
 
     found = read_pages(input, min_similarity=min_similarity, broken=note if skip_broken else stop)
+    if not found.pages:
+        first = f"{len(broken)} broken, the first: {' '.join(broken[0])}" if broken else "none found"
+        raise UserError(f"input: the manifests in {input} have no document ({first}); write or mend one")
+    files = _fingerprint(input, found.pages)
+    if done:
+        if done["settings"].get("files", files) != files:
+            raise UserError(
+                f"input: the files of {input} are not those that {output} was made from; restore them or "
+                "choose another --output"
+            )
+        return done
     by_split = _by_split(found.pages, heldout, seed)
     learned = (text for own in by_split.values() for page in own.get("train", ()) for text in page.texts)
     tokenizer = train_sentencepiece(learned, vocab_size) if vocab_size else ByteTokenizer()
@@ -105,10 +120,21 @@ def prepare_pages(
             "pages": counts,
             "dissimilar": found.dissimilar,
             "broken": broken,
-            "settings": settings,
+            "settings": settings | {"files": files},
         }
         write_json(draft / MANIFEST, done)
     return done
+
+
+def _fingerprint(folder: str, found: list[Page]) -> str:
+    """Stands for what the manifests say and for the sizes of the pictures."""
+    digest = hashlib.sha256()
+    for manifest in manifests(folder):
+        content = manifest.read_bytes()
+        digest.update(f"{manifest.name} {len(content)}\n".encode() + content)
+    for image in (image for page in found for image in page.images):
+        digest.update(f"{image.name} {image.path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _by_split(found: list[Page], heldout: float, seed: int) -> dict[str, dict[str, list[Page]]]:

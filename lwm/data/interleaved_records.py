@@ -17,7 +17,7 @@ from lwm.data.recipes import RecipeBuilder, Recipes, dataset_info, write
 from lwm.data.workers import Workers
 from lwm.errors import UserError
 
-MADE_BY = "python -m experiments.dreamllm_data"
+MADE_BY = "python -m lwm.prepare --pages"
 _VERSION = "1.0.0"
 # What NumPy writes ahead of int32 [documents, 2]. Its own reader takes a header for a piece of Python.
 _HEADER = re.compile(

@@ -41,7 +41,7 @@ def check_page_data(stage: Stage, manifest: dict, config: Any) -> None:
     if not known:
         raise UserError(
             f"{where}.images: {stage.images}, but the data folder holds no documents with pictures; make one "
-            "by python -m experiments.dreamllm_data"
+            "by python -m lwm.prepare --pages"
         )
     for source in (source for source, weight in stage.mixture.items() if weight):
         if source not in known:

@@ -126,12 +126,12 @@ WRONG = [
         "images[0].similarity: '?' is no number",
     ),
     *(
-        # Texts, as this is how JSON that is none writes them; what is like nothing or everything is a mistake.
+        # NaN would pass any filter. No measure is infinite either: it is a mistake of whoever wrote the line.
         (
-            '{"texts": ["x"], "images": [{"path": "red.png", "position": 0, "similarity": %s}]}' % written,
-            f"images[0].similarity: {read} is no finite number; mend or remove it",
+            {"texts": ["x"], "images": [image("red.png", 0, similarity=float(value))]},
+            f"images[0].similarity: {value} is no finite number; mend or remove it",
         )
-        for written, read in (("NaN", "nan"), ("Infinity", "inf"), ("-Infinity", "-inf"), ("1e999", "inf"))
+        for value in ("nan", "inf", "-inf")
     ),
     ({"texts": ["x"], "images": [{"path": "red.png"}]}, "images[0]: {'path': 'red.png'} is no picture; give"),
     ({"texts": ["x"], "learned": [1]}, "learned: [1] is no list of true and false for 1 texts; give one"),
@@ -158,11 +158,38 @@ def test_what_is_wrong_can_be_skipped_and_is_listed(folder, tmp_path):
     assert done["pages"]["pages"]["train"] == {"documents": 2, "tokens": 5, "images": 0}
 
 
+def test_a_folder_is_made_anew_elsewhere_once_its_files_have_changed(folder, tmp_path):
+    where, data = folder(*LINES), tmp_path / "data"
+    done = prepare(where, data)
+    where = where.rename(tmp_path / "moved")
+    assert prepare(where, data) == done
+    changes = (where / "red.png", b"another"), (where / "pages.jsonl", b'{"texts": ["x"]}')
+    for path, content in changes:
+        before = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="input: the files of .*moved are not those that .*data was made"):
+            prepare(where, data)
+        path.write_bytes(before)
+    assert prepare(where, data) == load_manifest(data) == done
+
+
+def test_manifests_that_make_no_document_are_told(folder, tmp_path):
+    where = folder("", "{")
+    reason = r"\(1 broken, the first: pages.jsonl:2: line is not JSON"
+    with pytest.raises(UserError, match=f"input: the manifests in .* have no document {reason}"):
+        prepare(where, tmp_path / "data", skip_broken=True)
+    (where / "pages.jsonl").rename(where / "pages\udcff.jsonl")
+    with pytest.raises(UserError, match=r"input: 'pages\\udcff.jsonl' is no UTF-8 at character 6"):
+        prepare(where, tmp_path / "data", skip_broken=True)
+    assert not (tmp_path / "data").exists()
+
+
 def test_settings_and_folders_that_make_no_sense_are_refused(folder, tmp_path):
     where = folder(*LINES)
     for message, settings in (
         ("heldout: 1.0 is no share", {"heldout": 1.0}),
         ("resolution: 0", {"resolution": 0}),
+        ("min_similarity: nan leaves out all or nothing", {"min_similarity": float("nan")}),
     ):
         with pytest.raises(UserError, match=message):
             prepare(where, tmp_path / "data", **settings)
@@ -170,6 +197,6 @@ def test_settings_and_folders_that_make_no_sense_are_refused(folder, tmp_path):
         prepare(where, where)
     with pytest.raises(UserError, match="input: .* has no .jsonl file"):
         prepare(tmp_path, tmp_path / "data")
-    with pytest.raises(UserError, match="does not exist; make it by python -m experiments.dreamllm_data"):
+    with pytest.raises(UserError, match="does not exist; make it by python -m lwm.prepare --pages"):
         pages(tmp_path, "pages", "train")
     assert np.all(~np.asarray([path.name.endswith(".part") for path in tmp_path.iterdir()]))
