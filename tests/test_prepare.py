@@ -51,7 +51,7 @@ def pages(tmp_path_factory):
         {"texts": [known], "images": [{"path": "0.png", "position": 1, "similarity": 0.1}]},
         {"texts": [known, " or not."], "images": [{"path": "1.png", "position": 1, "similarity": 0.3}]},
         {"texts": ["Lost."], "images": [{"path": "3.png", "position": 0}]},
-        {"texts": ["Own."], "images": [{"path": "2.png", "position": 0}], "source": "own", "split": "heldout"},
+        {"texts": ["a"], "images": [{"path": "2.png", "position": 0}], "source": "own", "split": "heldout"},
     ]
     (path / "album.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return path
