@@ -4,6 +4,7 @@
 
 A picture stands before the text of number `position`, from 0; one behind all of them has their number. Texts
 follow each other as they are: what should stand between two of them, a space or a new line, belongs to one.
+`python -m lwm.prepare --pages` makes data of all .jsonl files of a folder.
 
     texts       list of texts, not all of them empty
     images      list of pictures; path: relative to the manifest; similarity to its text: a finite number,
