@@ -53,7 +53,7 @@ def answer(run: TaskRun, task: str, given: Given, *, beams: int = 1) -> str:
     rows |= {"task": np.int32(config.tasks.index(task)), "weights": np.float32(1)}
     rows = {name: np.asarray(own)[None] for name, own in rows.items()}
     if kind == "classify":
-        return run.manifest["classes"][int(run.model.predict_labels(run.params, rows)[0])]
+        return run.label(int(run.model.predict_labels(run.params, rows)[0]))
     (words_T,) = np.asarray(write_texts(run.model, run.params, rows, beams=beams).words_BT)
     return run.tokenizer.decode([int(word) for word in words_T if word not in (0, config.eos)])
 
