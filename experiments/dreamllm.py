@@ -75,7 +75,7 @@ def _joining(arm: dreamllm_arms.Arm) -> ml_collections.ConfigDict:
         batch_tokens=sum(arm.rows.values()) * arm.length,
         images=dreamllm_arms.PICTURES,
         text_weight=float("questions" in arm.rows),
-        vision_weight=10.0 * ("stamps" in arm.rows),
+        vision_weight=arm.vision * ("stamps" in arm.rows),
         align_weight=arm.align,
     )
     return ml_collections.ConfigDict(stage)

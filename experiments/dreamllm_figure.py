@@ -3,7 +3,7 @@
     python -m experiments.dreamllm_figure      draws experiments/results/dreamllm.png
 
 Points are means over seeds with Student's 95 % intervals; with one seed there is no interval. "Gain" is the
-difference that `dreamllm_verdicts.py` judges as a part of the other arm's mean, positive for what is better.
+difference that `dreamllm_verdicts.py` judges, positive for what is better.
 """
 
 import argparse
@@ -17,7 +17,9 @@ from experiments.dreamllm_verdicts import DRAWN, compared, longest
 
 Rows = Sequence[Mapping[str, Any]]
 RESULTS = sweeps.ROOT / "experiments/results"
-JOINT = ("comprehension", "comprehension_flops", "creation", "creation_flops")
+APART = ("comprehension", "comprehension_flops", "creation", "creation_flops")
+# Joint training and what it is compared with.
+SYNERGY = (*(("joint", arm) for arm in APART), ("joint_even", "comprehension"), ("joint_even", "creation"))
 
 
 def read(path: os.PathLike | str = RESULTS / "dreamllm.csv") -> Rows:
@@ -45,19 +47,21 @@ def _synergy(axes, rows: Rows) -> None:
     """What joint training gains over each of the arms that have one objective."""
     from lwm.evaluation import figures
 
-    found = [row for row in compared(rows) if row.arms.startswith("joint ") and row.other]
+    arms = {f"{one} against {other}": (one, other) for one, other in SYNERGY}
+    found = [row for row in compared(rows) if row.arms in arms]
     names = list(dict.fromkeys(row.what for row in found))
-    for index, other in enumerate(JOINT):
-        own = [row for row in found if row.arms == f"joint against {other}"]
-        places = [names.index(row.what) + 0.12 * (index % 2) for row in own]
-        gains = [100 * row.gain / abs(row.other) for row in own]
-        reach = [100 * (row.high - row.low) / 2 / abs(row.other) if row.seeds > 1 else 0 for row in own]
+    for index, (pair, (one, other)) in enumerate(arms.items()):
+        own = [row for row in found if row.arms == pair]
+        places = [names.index(row.what) + 0.12 * (index % 3) for row in own]
+        gains = [100 * row.gain for row in own]
+        reach = [50 * (row.high - row.low) if row.seeds > 1 else 0 for row in own]
         look = {"fmt": figures.MARKERS[index], "color": figures.COLOURS[index], "capsize": 3}
+        label = f"{one.replace('_', ', ')} over {other.replace('_', ', equal ')}"
         if own:
-            axes.errorbar(gains, places, xerr=reach, label=f"over {other.replace('_', ', equal ')}", **look)
+            axes.errorbar(gains, places, xerr=reach, label=label, **look)
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=7)
-    axes.set_xlabel("gain of joint training, % of the other arm's score")
+    axes.set_xlabel("gain of joint training, points of 100 (of nats and FD-cls: hundredths)")
     _legend(axes)
 
 

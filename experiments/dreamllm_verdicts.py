@@ -22,9 +22,10 @@ _KIND, _COLOUR, _TONE, _WHAT = (
 DRAWN = (_KIND, _COLOUR, "fd_cls_2")
 # How the names of what is compared begin.
 SAID, DREW = ("questions_",), tuple(f"stamps_{score}" for score in DRAWN)
+JOINT = ("joint", "joint_even")
 PAIRS = (
-    *(("joint", arm, SAID) for arm in ("comprehension", "comprehension_flops")),
-    *(("joint", arm, DREW) for arm in ("creation", "creation_flops")),
+    *((one, arm, SAID) for one in JOINT for arm in ("comprehension", "comprehension_flops")),
+    *((one, arm, DREW) for one in JOINT for arm in ("creation", "creation_flops")),
     ("align", "creation", DREW),
     *((f"queries_{count}", "creation", DREW) for count in dreamllm_arms.QUERIES),
 )

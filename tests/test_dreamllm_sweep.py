@@ -106,6 +106,6 @@ def test_the_figure_shows_each_arm_that_has_rows():
         for seed, value in enumerate((1.0, 2.0, 4.0) if arm == "joint" else (2.0, 4.0, 6.0))
     ]
     synergy, queries, guidance = draw(rows).axes
-    assert synergy.containers[0].lines[0].get_xdata() == pytest.approx([100 * (4 - 7 / 3) / 4])
+    assert synergy.containers[0].lines[0].get_xdata() == pytest.approx([100 * (4 - 7 / 3)])
     assert queries.containers[0].lines[0].get_xdata() == pytest.approx([1, 8, 64])
     assert len(synergy.containers) == len(queries.containers) == 1 and not guidance.containers

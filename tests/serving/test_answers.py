@@ -82,7 +82,7 @@ def test_what_is_given_becomes_a_row_of_training(run, files, task, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "given", "line"),
     [
-        ("typo", {"prompt": "one"}, "task: 'typo' is none that the model learned; choose from labels, heard, turned"),
+        ("typo", {"prompt": "one"}, "task: 'typo' is none that the model learned; choose from labels"),
         (TURNED, {}, "prompt: '' is nothing for task turned to read; give --prompt"),
         (TURNED, {"prompt": "one " * 9}, "prompt: .* tokens, the model reads 6; shorten it"),
         (TURNED, {"image": "a.png"}, "image: .*a.png', but task turned reads prompt; give --prompt alone"),
