@@ -22,7 +22,7 @@ on one device. So does a MultiModel, which answers a text, a picture or a sound 
 from absl import flags
 
 from lwm.errors import UserError, check_utf8
-from lwm.launcher import launch, start_devices
+from lwm.launcher import launch, refuse_flags, start_devices
 from lwm.run_flags import DATA, SEED, STAGE, TENSOR, TOP_K, TOP_P, VQGAN, WORKDIR
 
 PROMPT = flags.DEFINE_string("prompt", "", "Text to go on from; for pictures, what is to be seen.")
@@ -65,14 +65,14 @@ def main():
     if (model := sampling.model_name(WORKDIR.value)) == "multimodel":
         answer()
         return
-    refuse(TASK, AUDIO, BEAMS, why="is for a MultiModel, which is not what the workdir holds")
+    refuse_flags(TASK, AUDIO, BEAMS, why="is for a MultiModel, which is not what the workdir holds")
     dreams = model == "dreamllm"
     usual = DREAM_GUIDANCE if dreams else LWM_GUIDANCE
     guidance = usual if GUIDANCE.value is None else GUIDANCE.value
     if dreams:
-        refuse(KIND, PROMPTS, VIDEO, FRAMES, TEMPLATE, VQGAN, TENSOR, why="says nothing to a DreamLLM")
+        refuse_flags(KIND, PROMPTS, VIDEO, FRAMES, TEMPLATE, VQGAN, TENSOR, why="says nothing to a DreamLLM")
     else:
-        refuse(PICTURES, STEPS, SAMPLER, why="is for a DreamLLM, which is not what the workdir holds")
+        refuse_flags(PICTURES, STEPS, SAMPLER, why="is for a DreamLLM, which is not what the workdir holds")
         check(guidance)
     start_devices()
     from lwm.generation.sampler import Sampling
@@ -113,7 +113,9 @@ def main():
 def answer():
     """What a MultiModel says to stdout, and to the output."""
     shown = (KIND, PROMPTS, VIDEO, FRAMES, TEMPLATE, VQGAN, TENSOR, PICTURES, STEPS, SAMPLER)
-    refuse(*shown, GUIDANCE, TEMPERATURE, TOP_K, TOP_P, SEED, NEW_TOKENS, why="says nothing to a MultiModel")
+    refuse_flags(
+        *shown, GUIDANCE, TEMPERATURE, TOP_K, TOP_P, SEED, NEW_TOKENS, why="says nothing to a MultiModel"
+    )
     start_devices()
     from lwm.serving import answers
     from lwm.serving.attachments import read_text
@@ -125,13 +127,6 @@ def answer():
     text = answers.answer(run, TASK.value, answers.Given(prompt, IMAGE.value, AUDIO.value), beams=BEAMS.value)
     print(text)
     save(OUTPUT.value, {OUTPUT.value: f"{text}\n".encode()})
-
-
-def refuse(*chosen, why):
-    """Raises UserError for the first of the flags that was given."""
-    for flag in chosen:
-        if flag.present:
-            raise UserError(f"{flag.name}: {flag.value} {why}; leave it out")
 
 
 def check(guidance):

@@ -76,6 +76,13 @@ def start_devices() -> None:
         jax.distributed.initialize()
 
 
+def refuse_flags(*chosen: flags.FlagHolder, why: str) -> None:
+    """Raises UserError for the first of the flags that was given."""
+    for flag in chosen:
+        if flag.present:
+            raise UserError(f"{flag.name}: {flag.value} {why}; leave it out")
+
+
 @contextlib.contextmanager
 def _leaving_soon() -> Iterator[None]:
     """Ends this process some seconds after an error, if it is one of several.

@@ -20,7 +20,7 @@ import sys
 from absl import flags
 
 from lwm.errors import UserError
-from lwm.launcher import launch, start_devices
+from lwm.launcher import launch, refuse_flags, start_devices
 
 INPUT = flags.DEFINE_string("input", None, "Folder with videos, images, .txt, .md, .jsonl.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Data folder to make, or to go on with.", required=True)
@@ -83,10 +83,10 @@ def main():
     from lwm.data.workers import check_workers
 
     if PAGES.value:
-        refuse(FPS, MAX_FRAMES, MAX_CAPTION, VIEWS, VQGAN, why="says nothing to --pages")
+        refuse_flags(FPS, MAX_FRAMES, MAX_CAPTION, VIEWS, VQGAN, why="says nothing to --pages")
         make = make_pages
     else:
-        refuse(MIN_SIMILARITY, SKIP_BROKEN, why="is for --pages, which is not given")
+        refuse_flags(MIN_SIMILARITY, SKIP_BROKEN, why="is for --pages, which is not given")
         make = make_documents
     make(
         input=INPUT.value,
@@ -97,13 +97,6 @@ def main():
         track=bar if sys.stderr.isatty() else lines,
         workers=check_workers(BEAM_RUNNER.value, BEAM_OPTIONS.value),
     )
-
-
-def refuse(*chosen, why):
-    """Raises UserError for the first of the flags that was given."""
-    for flag in chosen:
-        if flag.present:
-            raise UserError(f"{flag.name}: {flag.value} {why}; leave it out")
 
 
 def make_documents(**common):
@@ -135,7 +128,7 @@ def make_pages(**common):
     if TOKENIZER.value not in ("bytes", "train"):
         raise UserError(f"tokenizer: {TOKENIZER.value} is neither bytes nor train; --pages wants one of them")
     if TOKENIZER.value == "bytes":
-        refuse(VOCAB_SIZE, why="is for --tokenizer=train")
+        refuse_flags(VOCAB_SIZE, why="is for --tokenizer=train")
     done = prepare_pages(
         **common,
         vocab_size=VOCAB_SIZE.value if TOKENIZER.value == "train" else 0,

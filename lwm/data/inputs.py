@@ -80,6 +80,9 @@ def scan(folder: str) -> Inventory:
         path, suffix = os.path.join(folder, name), Path(name).suffix.lower()
         if suffix not in TEXT_SUFFIXES | JSON_SUFFIXES | VIDEO_SUFFIXES | IMAGE_SUFFIXES:
             continue
+        if (shown := name.encode(errors="backslashreplace").decode()) != name:
+            broken.append((shown, "has a name that is no UTF-8; rename it"))
+            continue
         try:
             digest.update(f"{name} {os.path.getsize(path)}\n".encode())
             if suffix in TEXT_SUFFIXES:

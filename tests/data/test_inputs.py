@@ -82,5 +82,13 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     assert texts == ["Hello.", "Hello.", "Bye."] and not found.broken
 
 
+def test_a_name_that_is_no_utf8_is_told(tmp_path):
+    (tmp_path / "a.txt").write_text("To be.")
+    (tmp_path / os.fsdecode(b"b\xff.txt")).write_text("Or not.")
+    found = scan(str(tmp_path))
+    assert [item.name for item in found.items] == ["a.txt"]
+    assert found.broken == [("b\\udcff.txt", "has a name that is no UTF-8; rename it")]
+
+
 def test_kinds_of_media():
     assert [media_kind(name) for name in ("a/b.PNG", "c.mkv")] == ["image", "video"]
