@@ -4,7 +4,7 @@
     python -m lwm.compile --config=experiments/lwm_text.py --stage=text_1m --topology=v5e:16x16 \\
         --mesh=seq=256 --config.stages.text_1m.batch_tokens=1048576
 
-The compiler is the real one, in libtpu (pip install 'lwm[tpu]'); nothing runs, nothing is allocated. Prints
+The compiler is the real one, in libtpu (pip install -e '.[tpu]'); nothing runs, nothing is allocated. Prints
 whether the step fits, where its memory goes, its FLOPs, every collective and a bound on its time. Exit code 1
 if it does not fit. Any field of the config can be set by --config.FIELD=VALUE.
 """

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained or converted transformer.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of lwm.train or lwm.convert.", required=True)
 STAGE = flags.DEFINE_string("stage", None, "Name of the stage (the last one with a checkpoint if not given).")
 DATA = flags.DEFINE_string("data", "", "Data folder with the tokenizer (that of the training run if empty).")
 VQGAN = flags.DEFINE_string("vqgan", "", "Workdir of the VQGAN (the one that encoded the data if empty).")

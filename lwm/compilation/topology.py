@@ -50,7 +50,7 @@ def open_pod(name: str) -> Pod:
     if generation not in CHIPS:
         raise ValueError(f"topology: {name!r} is of no known generation; choose from {', '.join(CHIPS)}")
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(f"topology: {name!r} needs libtpu, which is not installed; pip install 'lwm[tpu]'")
+        raise ValueError(f"topology: {name!r} needs libtpu, which is not installed; pip install -e '.[tpu]'")
     # There is no metadata server to ask, and the backend of this process is the CPU.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")

@@ -1,6 +1,6 @@
 """Scores of written answers: how many are right, how far off the others are, and what they cost in nats.
 
-chrF and BLEU are sacreBLEU's (`pip install "lwm[scores]"`), of a whole set of answers, on a scale of 100.
+chrF and BLEU are sacreBLEU's (`pip install -e ".[scores]"`), of a whole set of answers, on a scale of 100.
 """
 
 from collections.abc import Sequence
@@ -72,5 +72,5 @@ def _sacrebleu() -> Any:
     try:
         import sacrebleu
     except ImportError:
-        raise UserError('sacrebleu: not installed, and chrF needs it; pip install "lwm[scores]"') from None
+        raise UserError('sacrebleu: not installed, and chrF needs it; pip install -e ".[scores]"') from None
     return sacrebleu
