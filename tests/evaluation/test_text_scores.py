@@ -61,7 +61,7 @@ def test_chrf_and_bleu_are_those_of_the_papers():
 def test_without_sacrebleu_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     for score in (text_scores.chrf, text_scores.bleu):
-        with pytest.raises(UserError, match=r'not installed, and .* needs it; pip install "lwm\[scores\]"'):
+        with pytest.raises(UserError, match=r'not installed, and .* needs it; pip install -e "\.\[scores\]"'):
             score(["a"], ["a"])
 
 
