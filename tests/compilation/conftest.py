@@ -13,14 +13,16 @@ import tempfile
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# JAX loads libtpu, where it is installed, in the scripts of other tests as well.
+BESIDE = {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 @functools.cache
 def _run(code: str):
     with open(os.path.join(tempfile.gettempdir(), "lwm-tests-libtpu.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+        command, own = [sys.executable, "-c", code], {"env": os.environ | BESIDE}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, **own)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
