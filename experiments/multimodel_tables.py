@@ -15,8 +15,16 @@ from experiments import multimodel, sweeps
 from experiments.multimodel_arms import ARMS, FEW, LITTLE, TASKS
 
 Rows = Sequence[Mapping[str, Any]]
+Arms = Callable[[str], str]  # the arm that is asked about a task
 RESULTS = sweeps.ROOT / "experiments/results"
 WITHOUT = tuple(name for name in ARMS if name.startswith("without_"))
+# Of which tasks labels were dealt out anew.
+CONTROLS = {"all other": "right_{}".format, "the larger": lambda task: "shuffled"}
+
+
+def joint(task: str) -> str:
+    """The arm of all tasks, whichever is asked about."""
+    return "joint"
 
 
 def read(path: os.PathLike | str = RESULTS / "multimodel.csv") -> Rows:
@@ -69,9 +77,7 @@ def results(rows: Rows, arm: str = "joint") -> Iterator[tuple[str, ...]]:
         yield task, score, f"{_mean(values):.3g}", _interval(values), told, won, surely
 
 
-def comparison(
-    rows: Rows, arm: Callable[[str], str], other: Callable[[str], str], tasks: Sequence[str]
-) -> Iterator[tuple[str, ...]]:
+def comparison(rows: Rows, arm: Arms, other: Arms, tasks: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """What an arm gains on each task over another, which may be one for each task."""
     yield "task", "training samples", "gain in accuracy, points", "gain in nats", "seeds"
     for task in tasks:
@@ -97,10 +103,10 @@ def tables(rows: Rows) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
     """Title and lines of each table."""
     yield "One model, eight tasks, on what is held out", list(results(rows))
     yield "The same, longer and with more rows of the translations", list(results(rows, "long"))
-    single, joint = "single_{}".format, (lambda task: "joint")
+    single = "single_{}".format
     yield "Joint over single, equal updates of each task", list(comparison(rows, joint, single, list(TASKS)))
     yield "Joint over single, equal compute", list(comparison(rows, joint, "compute_{}".format, list(TASKS)))
-    for others, arm in (("all other", "right_{}".format), ("the larger", lambda task: "shuffled")):
+    for others, arm in CONTROLS.items():
         anew = f"with labels of {others} tasks dealt out anew"
         yield f"Gain over single {anew}", list(comparison(rows, arm, single, LITTLE))
         yield f"Joint over the same {anew}", list(comparison(rows, joint, arm, LITTLE))

@@ -8,18 +8,12 @@ of a group; intervals are Student's 95 % over seeds. "Little" is no more than th
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from experiments.multimodel_arms import LITTLE, TASKS
-from experiments.multimodel_tables import RESULTS, Rows, by_seed, read
+from experiments.multimodel_tables import CONTROLS, RESULTS, Arms, Rows, by_seed, joint, read
 
-Arms = Callable[[str], str]  # the arm that is asked about a task
 MUCH = tuple(task for task in TASKS if task not in LITTLE)
-
-
-def joint(task: str) -> str:
-    """The arm of all tasks, whichever is asked about."""
-    return "joint"
 
 
 def gain(rows: Rows, tasks: Sequence[str], arm: Arms, other: Arms) -> list[float]:
@@ -64,7 +58,7 @@ def lines(rows: Rows) -> Iterator[str]:
         yield f"{how}: {verdict(*found)}"
         for tasks, own in zip((LITTLE, MUCH), found, strict=True):
             yield f"  {', '.join(tasks)}: {told(own)}"
-    for others, arm in (("all other", "right_{}".format), ("the larger", lambda task: "shuffled")):
+    for others, arm in CONTROLS.items():
         yield f"control, tasks with little data, labels of {others} tasks dealt out anew:"
         yield f"  over alone: {told(gain(rows, LITTLE, arm, 'single_{}'.format))}"
         yield f"  right labels over these: {told(gain(rows, LITTLE, joint, arm))}"
