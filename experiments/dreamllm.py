@@ -77,6 +77,7 @@ def _joining(arm: dreamllm_arms.Arm) -> ml_collections.ConfigDict:
         text_weight=float("questions" in arm.rows),
         vision_weight=arm.vision * ("stamps" in arm.rows),
         align_weight=arm.align,
+        mesh={"data": -1, "fsdp": 1, "tensor": 1, "seq": 1},
     )
     return ml_collections.ConfigDict(stage)
 
@@ -137,7 +138,8 @@ def make(table: sweeps.Table, name: str, seed: int, chosen: argparse.Namespace) 
     if arm.parts:
         words.append(f"--config.init={trained_alone(folder(arm.parts, seed, chosen))}")
     where = [f"--workdir={workdir}", f"--data={data}"]
-    sweeps.run("-m", "lwm.train", *words, *where, "--cpu_devices=2")
+    # One device where rows are odd.
+    sweeps.run("-m", "lwm.train", *words, *where, f"--cpu_devices={1 if arm.parts else 2}")
     sweeps.run("-m", "lwm.evaluate", *where)
     last = list(sweeps.rows_of(f"{workdir}/metrics.jsonl"))[-1]
     about = {"arm": name, "seed": seed, "steps": round(chosen.steps * steps_of(arm))}
