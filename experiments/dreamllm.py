@@ -132,11 +132,13 @@ def make(table: sweeps.Table, name: str, seed: int, chosen: argparse.Namespace) 
     """Trains one arm, and before it the parts that it begins with; measures it and adds its rows."""
     arm = dreamllm_arms.ARMS[name]
     workdir, data = folder(name, seed, chosen), os.path.abspath(f"{chosen.data}/{arm.data}")
-    if arm.parts and not finished(table, arm.parts, seed, chosen):
+    parts = folder(arm.parts, seed, chosen)
+    there = os.path.exists(f"{parts}/config.json") and finished(table, arm.parts, seed, chosen)
+    if arm.parts and not there:
         make(table, arm.parts, seed, chosen)
     words = [f"--config=experiments/dreamllm.py:arm={name},steps={chosen.steps:g}", f"--config.seed={seed}"]
     if arm.parts:
-        words.append(f"--config.init={trained_alone(folder(arm.parts, seed, chosen))}")
+        words.append(f"--config.init={trained_alone(parts)}")
     where = [f"--workdir={workdir}", f"--data={data}"]
     # One device where rows are odd.
     sweeps.run("-m", "lwm.train", *words, *where, f"--cpu_devices={1 if arm.parts else 2}")

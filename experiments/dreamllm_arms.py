@@ -29,7 +29,7 @@ SLOTS = 60  # of a picture and what is said of it, beside its queries; one stamp
 
 class Arm(NamedTuple):
     """rows: by source, of a step. parts: the arm whose weights it begins with. last: a score that is there
-    when all are.
+    when all are, as they are written together.
     """
 
     rows: dict[str, int]

@@ -55,12 +55,19 @@ class Table:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Puts a row behind the others; floats keep six digits."""
-        if unknown := set(row) - set(self.columns):
-            raise ValueError(f"{self.path}: no column for {sorted(unknown)}")
-        self.rows.append({name: _text(row.get(name, "")) for name in self.columns})
+        self.extend([row])
+
+    def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Puts rows behind the others, all of them or none."""
+        before = len(self.rows)
+        for row in rows:
+            if unknown := set(row) - set(self.columns):
+                raise ValueError(f"{self.path}: no column for {sorted(unknown)}")
+            self.rows.append({name: _text(row.get(name, "")) for name in self.columns})
         self.write()
-        shown = [f"{name} {value}" for name, value in self.rows[-1].items() if value and name != "command"]
-        print(" · ".join(shown), flush=True)
+        for row in self.rows[before:]:
+            shown = [f"{name} {value}" for name, value in row.items() if value and name != "command"]
+            print(" · ".join(shown), flush=True)
 
     def write(self) -> None:
         """All rows, whole or not at all."""
@@ -141,11 +148,13 @@ def start_devices(count: int) -> None:
 
 
 def gather(table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds the rows of an evaluation that are new; of their fields those that the table has columns for."""
-    for row in rows:
-        row = {name: "" for name in table.key} | row
-        if not table.has(**row):
-            table.add({name: row[name] for name in table.columns if name in row})
+    """Adds the rows of an evaluation that are new, all of them or none: one of them stands for them all.
+
+    Of their fields it takes those that the table has columns for.
+    """
+    whole = ({name: "" for name in table.key} | row for row in rows)
+    new = [row for row in whole if not table.has(**row)]
+    table.extend({name: row[name] for name in table.columns if name in row} for row in new)
 
 
 def rows_of(path: os.PathLike | str) -> Iterator[dict[str, Any]]:

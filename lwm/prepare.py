@@ -39,7 +39,7 @@ PAGES = flags.DEFINE_bool(
     "pages", False, "The .jsonl files of the folder are documents of text and pictures, for a DreamLLM."
 )
 MIN_SIMILARITY = flags.DEFINE_float(
-    "min_similarity", 0.0, "Pages: leave out pictures that are said to be less similar to their text."
+    "min_similarity", None, "Pages: leave out pictures that are said to be less similar to their text."
 )
 SKIP_BROKEN = flags.DEFINE_bool(
     "skip_broken", False, "Pages: leave out, and name, lines and pictures that are wrong; else stop there."
@@ -136,7 +136,8 @@ def make_pages(**common):
         skip_broken=SKIP_BROKEN.value,
     )
     tell(done["broken"], done["pages"], ("documents", "tokens", "images"))
-    print(f"dissimilar: {done['dissimilar']:,} pictures less similar than {MIN_SIMILARITY.value:g} left out")
+    if (least := MIN_SIMILARITY.value) is not None:
+        print(f"dissimilar: {done['dissimilar']:,} pictures less similar than {least:g} left out")
     print(f"{OUTPUT.value} is ready; {len(done['broken'])} broken lines or pictures left out")
 
 

@@ -11,8 +11,8 @@ follow each other as they are: what should stand between two of them, a space or
                 optional; none: []
     learned     list of true and false, for each text whether it is learned; none: all are
     source      small letters, digits and _: its name in a mixture; none: the name of the manifest
-    split       "train" or "heldout"; none: a hash says so
-    group       lines of one group are in one split; none: each line by itself
+    split       "train" or "heldout"; none: that of its group, or else a hash says so
+    group       lines of one group are in one split, of whatever manifest; none: each line by itself
 """
 
 import math
@@ -63,7 +63,7 @@ class Pages(NamedTuple):
 
 def manifests(folder: str) -> list[Path]:
     """All .jsonl files of a folder. Raises UserError if there is none, or a name that is not UTF-8."""
-    found = sorted(Path(folder).glob("*.jsonl"))
+    found = sorted(path for path in Path(folder).glob("*.jsonl") if path.is_file())
     if not found:
         raise UserError(f"input: {folder} has no .jsonl file; put a manifest there")
     for path in found:
@@ -71,18 +71,18 @@ def manifests(folder: str) -> list[Path]:
     return found
 
 
-def read_pages(folder: str, *, min_similarity: float, broken: Callable[[UserError], None]) -> Pages:
+def read_pages(folder: str, *, min_similarity: float | None, broken: Callable[[UserError], None]) -> Pages:
     """Reads all .jsonl files of a folder; pictures themselves are not opened.
 
     Args:
-      min_similarity: pictures that are said to be less similar to their text are left out.
+      min_similarity: pictures that are said to be less similar to their text are left out; None: none are.
       broken: is called with a UserError that names file, line and field of what is wrong; if it returns, the
         picture is left out, or else the line.
 
     Raises:
       UserError: there is no manifest.
     """
-    pages, dissimilar = [], 0
+    pages, dissimilar, splits = [], 0, {}
     for manifest in manifests(folder):
         for number, raw in enumerate(manifest.read_bytes().splitlines(), start=1):
             if not raw.strip():
@@ -90,12 +90,13 @@ def read_pages(folder: str, *, min_similarity: float, broken: Callable[[UserErro
             line = _Line(manifest, f"{manifest.name}:{number}", broken)
             try:
                 page, left_out = line.page(raw, min_similarity)
+                line.check_split(page, splits)
             except UserError as error:
                 broken(error)
                 continue
             pages.append(page)
             dissimilar += left_out
-    return Pages(pages, dissimilar)
+    return Pages([page._replace(split=splits.get(page.group)) for page in pages], dissimilar)
 
 
 class _Line:
@@ -104,7 +105,13 @@ class _Line:
     def __init__(self, manifest: Path, name: str, broken: Callable[[UserError], None]):
         self._manifest, self._name, self._broken = manifest, name, broken
 
-    def page(self, raw: bytes, min_similarity: float) -> tuple[Page, int]:
+    def check_split(self, page: Page, splits: dict[str, str]) -> None:
+        """Notes the split of the page's group. Raises UserError if another line of it has another."""
+        if page.split and splits.setdefault(page.group, page.split) != page.split:
+            reason = f"{page.split!r}, but other lines of group {page.group!r} are in {splits[page.group]!r}"
+            raise self._error("split", reason, "give them one split")
+
+    def page(self, raw: bytes, min_similarity: float | None) -> tuple[Page, int]:
         """The page, and how many pictures are not similar enough. Raises UserError if it is none."""
         try:
             line = json_text.loads(raw)
@@ -127,7 +134,7 @@ class _Line:
         images, dissimilar = [], 0
         for field, image in self._images(line):
             shown, similarity = self._shown(field, image, len(texts))
-            if similarity is not None and similarity < min_similarity:
+            if None not in (similarity, min_similarity) and similarity < min_similarity:
                 dissimilar += 1
             elif not os.path.isfile(shown.path):
                 reason = f"{image['path']!r} does not exist"

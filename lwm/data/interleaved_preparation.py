@@ -38,7 +38,7 @@ def prepare_pages(
     resolution: int,
     vocab_size: int = 0,
     heldout: float = 0.1,
-    min_similarity: float = 0.0,
+    min_similarity: float | None = None,
     seed: int = 0,
     skip_broken: bool = False,
     track: progress.Track = progress.lines,
@@ -73,7 +73,7 @@ def prepare_pages(
         raise UserError(f"resolution: {resolution} is no side of a picture; use for example 32")
     if not 0 <= heldout < 1:
         raise UserError(f"heldout: {heldout} is no share; use 0 or more and less than 1")
-    if not math.isfinite(min_similarity):
+    if min_similarity is not None and not math.isfinite(min_similarity):
         raise UserError(f"min_similarity: {min_similarity} leaves out all or nothing; use for example 0.25")
     output = epath.Path(output)
     done = finished(output, MANIFEST, load_manifest, settings)

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
+from lwm.errors import refuse
 from lwm.limits import COUNT, SHARE, SIZE, Rules, Unread
 from lwm.training import schema
-from lwm.training.stages import Stage
+from lwm.training.stages import PAGE_WEIGHTS, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,4 +117,22 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
       UserError: fields are unknown, missing, of the wrong type or out of range, or do not go together; with a
         line for each.
     """
-    return schema.build(Experiment, config, path="config")
+    experiment, lines = read_experiment(config)
+    refuse(lines)
+    return experiment
+
+
+def read_experiment(config: dict[str, Any]) -> tuple[Experiment, list[str]]:
+    """As `build_experiment`, but returns what is wrong as lines, see `schema.read`."""
+    return schema.read(Experiment, _weighed(config), path="config")
+
+
+def _weighed(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with DreamLLM's weights of losses in stages of documents that do not give them."""
+    if not isinstance(config, Mapping) or not isinstance(config.get("stages"), Mapping):
+        return config
+    stages = {
+        name: PAGE_WEIGHTS | dict(block) if isinstance(block, Mapping) and block.get("images") else block
+        for name, block in config["stages"].items()
+    }
+    return {**config, "stages": stages}

@@ -17,6 +17,7 @@ from lwm.training import stage_rules
 
 SCHEDULES = ("constant", "cosine", "linear")
 WEIGHTINGS = ("example", "token")
+PAGE_WEIGHTS = {"text_weight": 1.0, "vision_weight": 10.0}  # of DreamLLM (2309.11499), as released
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Stage:
       trains: parts of the model that are trained, () = all; only for models that have such parts.
       accumulate: microbatches of one optimizer step, for batches that do not fit in memory.
       weighting, caption_dropout, swap_order: see `lwm.data.pipeline.make_batches`.
-      text_weight, vision_weight: weights of the two losses; of documents, of language and of denoising.
+      text_weight, vision_weight: weights of the two losses; of documents, of language and of denoising, then
+        `PAGE_WEIGHTS` where a config says nothing.
       decoder_weight, contrast_weight: of what the decoder and the eyes of a DreamLLM learn of captions alone.
       align_weight: of its control that dreams be like what the decoder's text encoder makes of captions.
       eval_every, eval_batches: held-out batches are looked at every so many steps and at the end; 0 = never.

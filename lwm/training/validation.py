@@ -9,8 +9,7 @@ from typing import Any
 
 from lwm.errors import refuse
 from lwm.limits import Unread
-from lwm.training import schema
-from lwm.training.experiment import Experiment
+from lwm.training.experiment import Experiment, read_experiment
 from lwm.training.model_block import read_model
 from lwm.training.suitability import unsuitable
 
@@ -22,7 +21,7 @@ def validate(config: dict[str, Any]) -> Experiment:
       UserError: with a line for each field that is unknown, missing, of the wrong type, out of range or at
         odds with others: its path, its value and the fix.
     """
-    experiment, lines = schema.read(Experiment, config, path="config")
+    experiment, lines = read_experiment(config)
     with contextlib.suppress(Unread):
         model = experiment.model
         for stage in experiment.stages.values():

@@ -83,6 +83,28 @@ def test_groups_are_held_out_as_a_whole(folder, tmp_path):
     assert held[0] == held[1] and len(held[0]) == 3
 
 
+def test_a_group_is_in_the_split_that_one_of_its_lines_names(folder, tmp_path):
+    lines = [{"texts": [f"{n}"], "group": f"g{n // 2}"} for n in range(20)]
+    for n in range(0, 20, 4):
+        lines[n]["split"] = "train"
+    lines[18]["split"] = "heldout"
+    where = folder(*lines)
+    prepare(where, tmp_path / "data", heldout=0.5)
+    held = {int(ByteTokenizer().decode(page.tokens)) for page in pages(tmp_path / "data", "pages", "heldout")}
+    assert {18, 19} < held and held == {n ^ 1 for n in held}
+    assert not held & {n + k for n in range(0, 20, 4) for k in (0, 1)}
+    lines[1]["split"] = "heldout"
+    (where / "pages.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match="pages.jsonl:2: split: 'heldout', but other lines of group 'g0'"):
+        prepare(where, tmp_path / "other")
+
+
+def test_similarities_below_nothing_stay_where_nobody_asks_for_more(folder, tmp_path):
+    line = {"texts": ["x"], "images": [image("red.png", 0, similarity=-0.2)]}
+    done = prepare(folder(line), tmp_path / "data")
+    assert done["dissimilar"] == 0 and done["pages"]["pages"]["train"]["images"] == 1
+
+
 def test_unlike_pictures_are_left_out_and_counted(folder, tmp_path):
     images = [
         image("red.png", 0, similarity=0.2),

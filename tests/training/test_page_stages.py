@@ -26,7 +26,7 @@ BLOCK = {"name": "dreamllm", "size": "debug", "decoder": {"text_vocab_size": 259
 STAGE = dict(
     context_length=64, batch_tokens=256, steps=2, learning_rate=0.01, images=3, mesh={"data": 2, "seq": 4}
 )
-STAGE |= dict(mixture={"a": 1.0}, text_weight=1.0, vision_weight=10.0)
+STAGE |= dict(mixture={"a": 1.0})
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,13 @@ def config_of(data, *, stages=None, **changes):
 
 def model_of(stage, **changes):
     return build_model(BLOCK | changes, dataclasses.asdict(stage))
+
+
+def test_losses_of_documents_have_the_paper_s_weights_unless_a_config_says_others(data):
+    experiment = config_of(data, stages={"a": {}, "b": {"vision_weight": 0.5}, "c": {"images": 0}})
+    found = {name: (stage.text_weight, stage.vision_weight) for name, stage in experiment.stages.items()}
+    assert found == {"a": (1.0, 10.0), "b": (1.0, 0.5), "c": (0.5, 0.5)}
+    assert model_of(experiment.stages["a"]).config.vision_weight == 10
 
 
 @pytest.mark.parametrize("changes", [{}, {"decoder_weight": 1.0, "forms": {"a": "pairs"}}])
