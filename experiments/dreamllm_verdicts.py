@@ -3,11 +3,14 @@
     python -m experiments.dreamllm_verdicts --csv=experiments/results/dreamllm.csv
 
 Prints a table in Markdown: means over seeds, the mean difference with Student's 95 % interval, and a verdict,
-which is "no difference seen" where that interval holds 0. With one seed there is no verdict. Arms are
-compared after as many steps, but for what the decoder draws from its own text encoder: it has its own steps.
+which is "no difference seen" where that interval holds 0: not that there is none. With one seed there is no
+verdict. Of twenty comparisons of equals one is called a difference. Arms are compared after as many steps,
+but for what the decoder draws from its own text encoder: it has its own steps. Below it, each pair of arms in
+a sentence.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -98,6 +101,14 @@ def compared(rows: Sequence[dict]) -> Iterator[Compared]:
             yield Compared(name, f"{one} against {other}", *means, low, high, len(seeds))
 
 
+def in_words(found: Sequence[Compared]) -> Iterator[str]:
+    """Yields a sentence on each pair of arms: in how many scores the first is better or worse."""
+    for arms in dict.fromkeys(row.arms for row in found):
+        own = Counter(row.verdict for row in found if row.arms == arms)
+        counts = ", ".join(f"{verdict} in {count}" for verdict, count in own.most_common())
+        yield f"{arms}: {counts} of {own.total()} scores"
+
+
 def _as_long(rows: Sequence[dict], arms: tuple[str, str], name: str) -> list[dict]:
     """The rows of a score of the most steps at which both arms have a seed."""
     runs: dict[str, set[tuple[int, str]]] = {arm: set() for arm in arms}
@@ -118,10 +129,12 @@ def main() -> None:
     table = sweeps.Table(parser.parse_args().csv, COLUMNS, KEY)
     print("| arms | score | first | second | difference, 95 % | seeds | the first is |")
     print("|---|---|---|---|---|---|---|")
-    for row in compared(table.rows):
+    found = list(compared(table.rows))
+    for row in found:
         means, by = f"{row.one:.3g} | {row.other:.3g}", f"{row.one - row.other:+.3g}"
         by += f" [{row.low:.3g}, {row.high:.3g}]"
         print(f"| {row.arms} | {row.what} | {means} | {by} | {row.seeds} | {row.verdict} |")
+    print("", *in_words(found), sep="\n")
 
 
 if __name__ == "__main__":

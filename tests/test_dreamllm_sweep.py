@@ -10,7 +10,7 @@ from experiments import dreamllm, dreamllm_arms, dreamllm_miniature
 from experiments.dreamllm_arms import ARMS, compute
 from experiments.dreamllm_colour import colour_of
 from experiments.dreamllm_figure import draw
-from experiments.dreamllm_verdicts import compared
+from experiments.dreamllm_verdicts import compared, in_words
 from lwm.data.interleaved_pieces import Marks, pieces_of
 from lwm.data.interleaved_records import PageRecord
 from lwm.data.interleaved_rows import nothing
@@ -86,6 +86,7 @@ def test_verdicts_need_seeds_and_know_what_is_better():
     ]
     rows.append(rows[0] | {"steps": "3", "value": "99"})  # of a shorter run
     found = {(row.arms, row.what): row for row in compared(rows)}
+    assert "joint against creation: no difference seen in 1 of 1 scores" in in_words(list(found.values()))
     said = found["joint against comprehension", "questions_what_is_this_nats"]
     assert (said.one, said.other, said.verdict) == (pytest.approx(1.1), pytest.approx(2.1), "better")
     assert found["joint against creation", "stamps_fd_cls_2"].verdict == "no difference seen"

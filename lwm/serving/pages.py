@@ -103,7 +103,10 @@ def write(
 
 
 def shows_dreamed(run: Run) -> bool:
-    """Whether the stage's documents have a picture behind queries; else pictures are shown alone."""
+    """Whether any of the stage's documents have pictures behind queries; else they are shown alone.
+
+    Of a stage that has learned both, `python -m lwm.evaluate` asks about pictures as their source shows them.
+    """
     used = [source for source, weight in run.block["mixture"].items() if weight]
     return "joint" in [run.block["forms"].get(source, "joint") for source in used]
 
