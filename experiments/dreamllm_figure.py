@@ -20,6 +20,8 @@ RESULTS = sweeps.ROOT / "experiments/results"
 APART = ("comprehension", "comprehension_flops", "creation", "creation_flops")
 # Joint training and what it is compared with.
 SYNERGY = (*(("joint", arm) for arm in APART), ("joint_even", "comprehension"), ("joint_even", "creation"))
+# What is counted in points, and how many there are in one of its units; nats and FD-cls are in the table.
+POINTS = {"accuracy": 100, "accuracy_2": 100, "words_f1": 100, "chrf": 1}
 
 
 def read(path: os.PathLike | str = RESULTS / "dreamllm.csv") -> Rows:
@@ -48,20 +50,21 @@ def _synergy(axes, rows: Rows) -> None:
     from lwm.evaluation import figures
 
     arms = {f"{one} against {other}": (one, other) for one, other in SYNERGY}
-    found = [row for row in compared(rows) if row.arms in arms]
+    points = {row: of for row in compared(rows) for end, of in POINTS.items() if row.what.endswith(f"_{end}")}
+    found = [row for row in points if row.arms in arms]
     names = list(dict.fromkeys(row.what for row in found))
     for index, (pair, (one, other)) in enumerate(arms.items()):
         own = [row for row in found if row.arms == pair]
         places = [names.index(row.what) + 0.12 * (index % 3) for row in own]
-        gains = [100 * row.gain for row in own]
-        reach = [50 * (row.high - row.low) if row.seeds > 1 else 0 for row in own]
+        gains = [points[row] * row.gain for row in own]
+        reach = [points[row] * (row.high - row.low) / 2 if row.seeds > 1 else 0 for row in own]
         look = {"fmt": figures.MARKERS[index], "color": figures.COLOURS[index], "capsize": 3}
         label = f"{one.replace('_', ', ')} over {other.replace('_', ', equal ')}"
         if own:
             axes.errorbar(gains, places, xerr=reach, label=label, **look)
     axes.axvline(0, color="grey", linewidth=0.8)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=7)
-    axes.set_xlabel("gain of joint training, points of 100 (of nats and FD-cls: hundredths)")
+    axes.set_xlabel("gain of joint training, points of 100")
     _legend(axes)
 
 
@@ -83,10 +86,10 @@ def _queries(axes, rows: Rows) -> None:
 
 
 def _guidance(axes, rows: Rows) -> None:
-    """How often the judge sees in a drawing what the text has asked for."""
+    """How often the judge sees in a drawing the colour that the text has asked for."""
     from lwm.assessment.page_drawings import GUIDANCES
 
-    asked = DRAWN[0].removesuffix("2")
+    asked = DRAWN[1].removesuffix("2")
     arms = (("creation", "", "language model"), ("parts", "encoder_", "own text encoder"))
     for index, ((arm, source, about), texts) in enumerate(itertools.product(arms, ("short", "long"))):
         named = [(guidance, f"{source}stamps_{texts}_{asked}{guidance:g}") for guidance in GUIDANCES]

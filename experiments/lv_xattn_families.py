@@ -15,8 +15,8 @@ Expected  every size fits 64 chips, with queries that travel and nothing of S po
           not run: the table is experiments/results/xattn_families.csv. Weights are random and features
           stored: no weights of these families are read here.
 
-The text has a token for each frame, as in the paper, and three to six thousand more for each clip. At 64 features a
-frame 15M are 239 104 frames, more than are numbered in one clip: OpenFlamingo looks at four.
+The text has a token for each frame, as in the paper, and three to six thousand more for each clip. At 64
+features a frame 15M are 239 104 frames, more than are numbered in one clip: OpenFlamingo looks at four.
 """
 
 import ml_collections
