@@ -5,12 +5,12 @@
 Prints a table in Markdown: means over seeds, the mean difference with Student's 95 % interval, and a verdict,
 which is "no difference seen" where that interval holds 0: not that there is none. With one seed there is no
 verdict. Of twenty comparisons of equals one is called a difference. Arms are compared after as many steps,
-but for what the decoder draws from its own text encoder: it has its own steps. Below it, each pair of arms in
-a sentence.
+but for what the decoder draws from its own text encoder: it has its own steps. Then each pair of arms in a
+sentence, and the means of each arm beside the baselines of the scores.
 """
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -23,6 +23,16 @@ _KIND, _COLOUR, _TONE, _WHAT = (
     for asked in ("which_kind", "which_colour", "which_tone", "what")
 )
 DRAWN = (_KIND, _COLOUR, "fd_cls_2")
+# What `means` shows, in words.
+SHOWN = {
+    "kind read": "questions_which_kind_is_this_accuracy",
+    "colour read": "questions_which_colour_is_this_accuracy",
+    "words, chrF": "questions_what_is_this_chrf",
+    "kind drawn": f"stamps_{_KIND}",
+    "colour drawn": f"stamps_{_COLOUR}",
+    "tone drawn": f"stamps_{_TONE}",
+    "FD-cls": "stamps_fd_cls_2",
+}
 # How the names of what is compared begin.
 SAID, DREW = ("questions_",), tuple(f"stamps_{score}" for score in DRAWN)
 JOINT = ("joint", "joint_even")
@@ -109,6 +119,25 @@ def in_words(found: Sequence[Compared]) -> Iterator[str]:
         yield f"{arms}: {counts} of {own.total()} scores"
 
 
+def means(rows: Sequence[dict]) -> Iterator[str]:
+    """Yields the lines of a table in Markdown: of each arm's longest runs the means over seeds.
+
+    Of parts, what the decoder draws from its own text encoder. The last line has the baselines.
+    """
+    scores, baselines = defaultdict(list), defaultdict(list)
+    for row in longest(rows):
+        name = row["name"].removeprefix("encoder_")
+        scores[row["arm"], name].append(float(row["value"]))
+        if row["baseline"]:
+            baselines["baseline", name].append(float(row["baseline"]))
+    yield f"| arm | {' | '.join(SHOWN)} |"
+    yield "|" + "---|" * (len(SHOWN) + 1)
+    for arm in [*dict.fromkeys(arm for arm, _ in scores), "baseline"]:
+        own = [(scores | baselines).get((arm, name), ()) for name in SHOWN.values()]
+        cells = [f"{sum(values) / len(values):.3g}" if values else "" for values in own]
+        yield f"| {arm} | {' | '.join(cells)} |"
+
+
 def _as_long(rows: Sequence[dict], arms: tuple[str, str], name: str) -> list[dict]:
     """The rows of a score of the most steps at which both arms have a seed."""
     runs: dict[str, set[tuple[int, str]]] = {arm: set() for arm in arms}
@@ -134,7 +163,7 @@ def main() -> None:
         means, by = f"{row.one:.3g} | {row.other:.3g}", f"{row.one - row.other:+.3g}"
         by += f" [{row.low:.3g}, {row.high:.3g}]"
         print(f"| {row.arms} | {row.what} | {means} | {by} | {row.seeds} | {row.verdict} |")
-    print("", *in_words(found), sep="\n")
+    print("", *in_words(found), "", *means(table.rows), sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from experiments import dreamllm, dreamllm_arms, dreamllm_miniature
 from experiments.dreamllm_arms import ARMS, compute
 from experiments.dreamllm_colour import colour_of
 from experiments.dreamllm_figure import draw
-from experiments.dreamllm_verdicts import compared, in_words
+from experiments.dreamllm_verdicts import compared, in_words, means
 from lwm.data.interleaved_pieces import Marks, pieces_of
 from lwm.data.interleaved_records import PageRecord
 from lwm.data.interleaved_rows import nothing
@@ -95,6 +95,22 @@ def test_verdicts_need_seeds_and_know_what_is_better():
     assert said.gain == pytest.approx(1) and found["joint against creation", "stamps_fd_cls_2"].gain == 0
 
 
+def test_means_of_arms_stand_beside_their_baselines():
+    name, drew = "questions_which_kind_is_this_accuracy", "stamps_fd_cls_2"
+    about = {"steps": "9", "baseline": ""}
+    rows = [
+        about | {"arm": "joint", "name": name, "seed": str(seed), "value": str(value), "baseline": "0.25"}
+        for seed, value in enumerate((0.25, 0.75))
+    ]
+    rows.append(about | {"arm": "parts", "name": f"encoder_{drew}", "seed": "0", "value": "1.5"})
+    head, _, *lines = means(rows)
+    places = [place.strip() for place in head.split("|")]
+    found = [dict(zip(places, (cell.strip() for cell in line.split("|")), strict=True)) for line in lines]
+    assert [line["arm"] for line in found] == ["joint", "parts", "baseline"]
+    assert [line["kind read"] for line in found] == ["0.5", "", "0.25"]
+    assert [line["FD-cls"] for line in found] == ["", "1.5", ""]
+
+
 def test_verdicts_compare_equal_steps_and_pairs_of_parts_the_longest_of_each():
     def row(arm, name, steps, value, seed="0"):
         return {"arm": arm, "name": name, "seed": seed, "steps": str(steps), "value": str(value)}
@@ -118,14 +134,19 @@ def test_verdicts_compare_equal_steps_and_pairs_of_parts_the_longest_of_each():
 
 
 def test_the_figure_shows_each_arm_that_has_rows():
-    names = {"joint": "questions_what_is_this_nats", "comprehension": "questions_what_is_this_nats"}
-    names |= {arm: "stamps_fd_cls_2" for arm in ("creation", "queries_1", "queries_64")}
+    said = (
+        "questions_what_is_this_chrf",
+        "questions_which_kind_is_this_accuracy",
+        "questions_what_is_this_nats",
+    )
+    names = [(arm, name) for arm in ("joint", "comprehension") for name in said]
+    names += [(arm, "stamps_fd_cls_2") for arm in ("creation", "queries_1", "queries_64")]
     rows = [
         {"arm": arm, "name": name, "seed": str(seed), "steps": "9", "value": str(value)}
-        for arm, name in names.items()
+        for arm, name in names
         for seed, value in enumerate((1.0, 2.0, 4.0) if arm == "joint" else (2.0, 4.0, 6.0))
     ]
     synergy, queries, guidance = draw(rows).axes
-    assert synergy.containers[0].lines[0].get_xdata() == pytest.approx([100 * (4 - 7 / 3)])
+    assert synergy.containers[0].lines[0].get_xdata() == pytest.approx([7 / 3 - 4, 100 * (7 / 3 - 4)])
     assert queries.containers[0].lines[0].get_xdata() == pytest.approx([1, 8, 64])
     assert len(synergy.containers) == len(queries.containers) == 1 and not guidance.containers
