@@ -65,10 +65,17 @@ def batch_of(pages=None):
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
+def captioned(batch):
+    """The batch with four random ids as the caption of each picture."""
+    words = np.random.default_rng(0).integers(3, 259, (*batch["frame_weights"].shape, 4)).astype(np.int32)
+    return batch | {"captions": np.where(batch["frame_weights"][..., None] > 0, words, 0)}
+
+
 @functools.cache
 def params_of(model):
     """Random numbers, none of them 0, without the time that compiling `init` takes."""
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(model.init, jax.random.key(0), batch_of())
+    batch = captioned(batch_of())
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(model.init, jax.random.key(0), batch)
 
     def draw(path, leaf):
         if str(path).endswith("scale')]"):
@@ -247,9 +254,7 @@ def test_denoising_is_that_of_the_decoder_with_these_conditions(alone):
 def test_alignment_reaches_what_dreams_and_leaves_the_text_encoder_as_it_is():
     decoder = SIZES["debug"]["decoder"] | PARTS["decoder"] | {"text_vocab_size": 264}
     model = model_of(decoder=decoder, text_weight=0.0, align_weight=5.0)
-    batch = batch_of()
-    words = np.random.default_rng(0).integers(3, 259, (*batch["frame_weights"].shape, 4)).astype(np.int32)
-    batch["captions"] = np.where(batch["frame_weights"][..., None] > 0, words, 0)
+    batch = captioned(batch_of())
 
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
