@@ -160,9 +160,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     found = list(compared(table.rows))
     for row in found:
-        means, by = f"{row.one:.3g} | {row.other:.3g}", f"{row.one - row.other:+.3g}"
+        both, by = f"{row.one:.3g} | {row.other:.3g}", f"{row.one - row.other:+.3g}"
         by += f" [{row.low:.3g}, {row.high:.3g}]"
-        print(f"| {row.arms} | {row.what} | {means} | {by} | {row.seeds} | {row.verdict} |")
+        print(f"| {row.arms} | {row.what} | {both} | {by} | {row.seeds} | {row.verdict} |")
     print("", *in_words(found), "", *means(table.rows), sep="\n")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import dreamllm, dreamllm_arms, dreamllm_miniature
+from experiments import dreamllm, dreamllm_arms, dreamllm_miniature, dreamllm_verdicts, sweeps
 from experiments.dreamllm_arms import ARMS, compute
 from experiments.dreamllm_colour import colour_of
 from experiments.dreamllm_figure import draw
@@ -109,6 +109,24 @@ def test_means_of_arms_stand_beside_their_baselines():
     assert [line["arm"] for line in found] == ["joint", "parts", "baseline"]
     assert [line["kind read"] for line in found] == ["0.5", "", "0.25"]
     assert [line["FD-cls"] for line in found] == ["", "1.5", ""]
+
+
+def test_the_command_prints_verdicts_sentences_and_means(tmp_path, monkeypatch, capsys):
+    table = sweeps.Table(tmp_path / "rows.csv", dreamllm.COLUMNS, dreamllm.KEY)
+    for arm, value in (("joint", 0.5), ("comprehension", 0.25)):
+        name = "questions_which_kind_is_this_accuracy"
+        table.add({"arm": arm, "seed": 0, "steps": 9, "name": name, "value": value, "baseline": 0.125})
+    monkeypatch.setattr("sys.argv", ["verdicts", f"--csv={table.path}"])
+    capsys.readouterr()
+    dreamllm_verdicts.main()
+    said = capsys.readouterr().out.splitlines()
+    assert said[2].startswith("| joint against comprehension |") and said[2].endswith("| 1 | one seed |")
+    assert said[4] == "joint against comprehension: one seed in 1 of 1 scores"
+    assert [line.split(" | ")[:2] for line in said[-3:]] == [
+        ["| joint", "0.5"],
+        ["| comprehension", "0.25"],
+        ["| baseline", "0.125"],
+    ]
 
 
 def test_verdicts_compare_equal_steps_and_pairs_of_parts_the_longest_of_each():
