@@ -26,6 +26,7 @@ def test_parts_are_trained_before_they_are_joined():
 def test_arms_are_matched_in_examples_or_in_compute():
     joint, alone = ARMS["joint"], (ARMS["comprehension"], ARMS["creation"])
     assert {source: rows for arm in alone for source, rows in arm.rows.items()} == joint.rows
+    assert compute(joint) == 1 == pytest.approx(sum(map(compute, alone)))
     for name in ("comprehension_flops", "creation_flops"):
         assert compute(ARMS[name]) == pytest.approx(1, abs=0.05)
     assert compute(ARMS["queries_1"]) < compute(ARMS["creation"]) < compute(ARMS["queries_64"])
