@@ -59,13 +59,14 @@ class Table:
 
     def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Puts rows behind the others, all of them or none."""
-        before = len(self.rows)
+        rows = list(rows)
         for row in rows:
             if unknown := set(row) - set(self.columns):
                 raise ValueError(f"{self.path}: no column for {sorted(unknown)}")
-            self.rows.append({name: _text(row.get(name, "")) for name in self.columns})
+        new = [{name: _text(row.get(name, "")) for name in self.columns} for row in rows]
+        self.rows += new
         self.write()
-        for row in self.rows[before:]:
+        for row in new:
             shown = [f"{name} {value}" for name, value in row.items() if value and name != "command"]
             print(" · ".join(shown), flush=True)
 
@@ -152,9 +153,12 @@ def gather(table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Of their fields it takes those that the table has columns for.
     """
-    whole = ({name: "" for name in table.key} | row for row in rows)
-    new = [row for row in whole if not table.has(**row)]
-    table.extend({name: row[name] for name in table.columns if name in row} for row in new)
+    new: dict[tuple, Mapping[str, Any]] = {}
+    for row in rows:
+        row = {name: "" for name in table.key} | row
+        if not table.has(**row):
+            new.setdefault(tuple(str(row[name]) for name in table.key), row)
+    table.extend({name: row[name] for name in table.columns if name in row} for row in new.values())
 
 
 def rows_of(path: os.PathLike | str) -> Iterator[dict[str, Any]]:

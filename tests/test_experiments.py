@@ -42,6 +42,18 @@ def test_row_is_there_when_the_sweep_starts_again(tmp_path):
         again.add({"arms": "c"})
 
 
+def test_rows_of_a_run_are_written_together_and_each_once(tmp_path):
+    table = sweeps.Table(tmp_path / "rows.csv", ["arm", "seed", "share"], ["arm", "seed"])
+    table.add({"arm": "a", "seed": 0, "share": 1})
+    found = [{"arm": arm, "seed": 0, "share": share, "more": 9} for share, arm in enumerate("abbc", 2)]
+    sweeps.gather(table, found)
+    lines = ["arm,seed,share", "a,0,1", "b,0,3", "c,0,5"]
+    assert table.path.read_text().splitlines() == lines
+    with pytest.raises(ValueError, match="no column for \\['arms'\\]"):
+        table.extend([{"arm": "d", "seed": 0}, {"arms": "e"}])
+    assert len(table.rows) == 3 and table.path.read_text().splitlines() == lines
+
+
 def test_arms_are_chosen_by_their_names_and_with_a_star_by_how_they_begin():
     arms = ["joint", "queries_1", "queries_16", "creation", "creation_flops"]
     assert sweeps.matching("creation,queries_1", arms) == ["queries_1", "creation"]

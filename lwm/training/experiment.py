@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
-from lwm.errors import refuse
 from lwm.limits import COUNT, SHARE, SIZE, Rules, Unread
 from lwm.training import schema
 from lwm.training.stages import PAGE_WEIGHTS, Stage
@@ -117,9 +116,7 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
       UserError: fields are unknown, missing, of the wrong type or out of range, or do not go together; with a
         line for each.
     """
-    experiment, lines = read_experiment(config)
-    refuse(lines)
-    return experiment
+    return schema.build(Experiment, _weighed(config), path="config")
 
 
 def read_experiment(config: dict[str, Any]) -> tuple[Experiment, list[str]]:
