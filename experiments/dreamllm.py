@@ -51,6 +51,8 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
         return _paper()
     config = dreamllm_miniature.get_config("quicktest" if chosen.quicktest else None)
     name, stage = ("join", _joining(arm)) if arm.parts else ("parts", config.stages.parts)
+    if not arm.parts:
+        stage.images = 8  # names of emoji are shorter than those of stamps, and more of them fit
     stage.steps = 2 if chosen.quicktest else round(float(chosen.steps) * steps_of(arm))
     stage.eval_every, stage.checkpoint_every = 0, 250
     stage.warmup_steps = min(20, stage.steps)

@@ -54,6 +54,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
                         mixture={"stamps": 1.0},
                         forms={"stamps": "comprehension"},
                         trains=("vision", "language", "decoder", "contrast"),
+                        images=5,
                         text_weight=1.0,
                         vision_weight=0.0,
                         decoder_weight=1.0,
@@ -118,7 +119,7 @@ def _manual() -> dict:
 def stage(
     *, steps: int, rates: tuple[float, float], mixture: dict[str, float], trains: tuple, **more
 ) -> dict:
-    """A stage of rows of 256 tokens, 8 pictures a row at most, 8 rows a step."""
+    """A stage of rows of 256 tokens, 8 rows a step, and room for as many pictures as such rows hold: 6."""
     return {
         "context_length": LENGTH,
         "rope_theta": 1e4,
@@ -130,7 +131,7 @@ def stage(
         "schedule": "cosine",
         "mesh": {"data": 2, "fsdp": 1, "tensor": 1, "seq": 1},
         "mixture": mixture,
-        "images": 8,
+        "images": 6,
         "shift": 2,
         "mirror": True,
         "trains": trains,

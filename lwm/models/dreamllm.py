@@ -182,9 +182,9 @@ class DreamLLM:
         captions_NS = batch["captions"].reshape(-1, batch["captions"].shape[-1])
         condition = self.decoder.condition(params["decoder"], captions_NS, captions_NS)
         if config.decoder_weight:
-            # A caption of no words stands for no condition.
-            empty_NS = captions_NS.at[:, 1:].set(0)
-            without = self.decoder.condition(params["decoder"], empty_NS, empty_NS)
+            # A caption of no words stands for no condition: the begin of text alone.
+            empty_N1 = captions_NS[:, :1]
+            without = self.decoder.condition(params["decoder"], empty_N1, empty_N1)
             images = batch["frames"].reshape(-1, *batch["frames"].shape[2:])
             x_BHWC, there_N = self.decoder.pictures({"images": images}), captions_NS[:, 0] > 0
             options = {"unconditional": without, "weights_B": there_N}
