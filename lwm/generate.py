@@ -15,8 +15,9 @@ Guidance is LWM's: 5 for an image and the first frame of a video, none for the o
 results. With more than one device all of them form one ring, along which the cache is cut.
 
 A DreamLLM writes a page: text in which it draws pictures where it likes, left as index.html, page.md and PNGs
-in a folder, WORKDIR/page if none is given. Guidance is that of its diffusion, 2 as in its paper, and it runs
-on one device. So does a MultiModel, which answers a text, a picture or a sound in one of its tasks.
+in a folder, if none is given WORKDIR/page, then page_2 and so on. Guidance is that of its diffusion, 2 as in
+its paper, and it runs on one device. So does a MultiModel, which answers a text, a picture or a sound in one
+of its tasks.
 """
 
 from absl import flags
@@ -56,7 +57,7 @@ LWM_GUIDANCE, LWM_FRAMES, DREAM_GUIDANCE = 5.0, 8, 2.0
 
 
 def main():
-    from lwm.serving import pages, requests, sampling
+    from lwm.serving import page_files, pages, requests, sampling
     from lwm.serving.attachments import read_text
 
     if len(given := [flag.name for flag in (PROMPT, PROMPT_FILE, PROMPTS) if flag.value]) > 1:
@@ -87,7 +88,7 @@ def main():
         new_tokens=NEW_TOKENS.value,
         sampling=Sampling(TEMPERATURE.value, TOP_K.value, TOP_P.value, guidance),
         seed=SEED.value,
-        output=OUTPUT.value or (f"{WORKDIR.value}/page" if dreams else ""),
+        output=OUTPUT.value or (page_files.free_folder(WORKDIR.value) if dreams else ""),
     )
     prompts = read_text("prompts", PROMPTS.value).splitlines() if PROMPTS.value else []
     if dreams:

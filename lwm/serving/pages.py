@@ -65,11 +65,11 @@ def write(
 
     Raises:
       UserError: there is no prompt, or one that fills the context; the picture cannot be read; a sampler that
-        there is not; `output` is a file.
+        there is not; `output` is a file, or a folder that holds something.
     """
     drawing = _drawing(run, steps, request.sampling.guidance, method)
-    if request.output and epath.Path(request.output).is_file():
-        raise UserError(f"output: {request.output} is a file; give a folder for the page and its pictures")
+    if request.output:
+        page_files.check_folder(request.output)
     given, dreamed = _prompt(run, request), shows_dreamed(run)
     parts = [run.tokenizer.encode(part) if isinstance(part, str) else part for part in given]
     sampling.check_room(run, dreams.positions_of(run.model, parts, dreamed=dreamed))

@@ -85,6 +85,7 @@ def test_markdown_numbers_pictures_as_their_files_are():
         ({"prompt": "a", "guidance": float("inf")}, "guidance: inf; 0"),
         ({"prompt": "a" * 95}, "prompt: 96 tokens leave 0 of the context's 96"),
         ({"prompt": "a", "output": "broken.png"}, "output: broken.png is a file; give a folder"),
+        ({"prompt": "a", "output": "."}, r"output: \. holds files already; give another folder"),
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_is_made(
@@ -96,6 +97,12 @@ def test_what_cannot_be_is_one_line_before_anything_is_made(
     with pytest.raises(UserError, match=message) as error:
         write(run, **changes)
     assert "\n" not in str(error.value) and capsys.readouterr().out == ""
+
+
+def test_pages_without_a_folder_of_their_own_stand_side_by_side(tmp_path):
+    for name in ("page", "page_2", "page_3"):
+        assert page_files.free_folder(tmp_path) == str(tmp_path / name)
+        (tmp_path / name).mkdir()
 
 
 def test_pictures_of_a_prompt_are_laid_out_as_the_stage_learned_them(run):
