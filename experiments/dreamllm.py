@@ -16,8 +16,8 @@ Small     python -m lwm.train --config=experiments/dreamllm.py:quicktest --workd
 Hardware  two CPU cores, about two hours with a command for other seeds, and another --output, on each.
 Expected  the paper: joint training is no worse at drawing and better at reading. Here, three seeds: it reads
           no differently, and draws the right colour less often, 45 % against 77 with the paper's weights and
-          70 with even ones; the decoder's own text encoder 89 %; any number of queries the same. README.md
-          of this folder.
+          70 with even ones; the decoder's own text encoder 89 %; the number of queries hardly matters.
+          README.md of this folder.
 
 The arms are those of `dreamllm_arms.py`. All begin with the same parts of their seed, which are frozen but
 for the language model. `:size=paper` is I-GPT, the paper's second stage, for `lwm.compile`: its table for

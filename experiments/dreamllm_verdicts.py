@@ -6,12 +6,15 @@ Prints a table in Markdown: means over seeds, the mean difference with Student's
 which is "no difference seen" where that interval holds 0: not that there is none. With one seed there is no
 verdict. Of twenty comparisons of equals one is called a difference. Arms are compared after as many steps,
 but for what the decoder draws from its own text encoder: it has its own steps. Then each pair of arms in a
-sentence, and the means of each arm beside the baselines of the scores.
+sentence, what a doubling of the number of queries changes, a question that was asked when the sweep had been
+seen, and the means of each arm beside the baselines of the scores.
 """
 
 import argparse
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from statistics import linear_regression
 from typing import NamedTuple
 
 from experiments import dreamllm_arms, sweeps
@@ -119,6 +122,24 @@ def in_words(found: Sequence[Compared]) -> Iterator[str]:
         yield f"{arms}: {counts} of {own.total()} scores"
 
 
+def doublings(rows: Sequence[dict]) -> Iterator[str]:
+    """Yields a sentence on each score: its slope over log2 of the queries, of seeds with all numbers."""
+    arms = ("creation", *(f"queries_{count}" for count in dreamllm_arms.QUERIES))
+    counts = {arm: dreamllm_arms.ARMS[arm].queries for arm in arms}
+    for name in DREW:
+        found = {count: _by_seed(longest(rows), arm, name) for arm, count in counts.items()}
+        seeds = sorted(set.intersection(*map(set, found.values())))
+        slopes = [
+            linear_regression([math.log2(count) for count in found], [own[seed] for own in found.values()])
+            for seed in seeds
+        ]
+        if slopes:
+            low, high = student([line.slope for line in slopes])
+            mean = sum(line.slope for line in slopes) / len(slopes)
+            of = f"{len(seeds)} seeds of {len(found)} numbers of queries"
+            yield f"{name}: {mean:+.2g} [{low:.2g}, {high:.2g}] for each doubling of the queries, {of}"
+
+
 def means(rows: Sequence[dict]) -> Iterator[str]:
     """Yields the lines of a table in Markdown: of each arm's longest runs the means over seeds.
 
@@ -163,7 +184,7 @@ def main() -> None:
         both, by = f"{row.one:.3g} | {row.other:.3g}", f"{row.one - row.other:+.3g}"
         by += f" [{row.low:.3g}, {row.high:.3g}]"
         print(f"| {row.arms} | {row.what} | {both} | {by} | {row.seeds} | {row.verdict} |")
-    print("", *in_words(found), "", *means(table.rows), sep="\n")
+    print("", *in_words(found), "", *doublings(table.rows), "", *means(table.rows), sep="\n")
 
 
 if __name__ == "__main__":

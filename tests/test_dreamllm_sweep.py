@@ -1,6 +1,7 @@
 """The sweep of the DreamLLM miniature: what arms have in common, colours in words, and what its rows say."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from experiments import dreamllm, dreamllm_arms, dreamllm_miniature, dreamllm_ve
 from experiments.dreamllm_arms import ARMS, compute
 from experiments.dreamllm_colour import colour_of
 from experiments.dreamllm_figure import draw
-from experiments.dreamllm_verdicts import compared, in_words, means
+from experiments.dreamllm_verdicts import compared, doublings, in_words, means
 from lwm.data.interleaved_pieces import Marks, pieces_of
 from lwm.data.interleaved_records import PageRecord
 from lwm.data.interleaved_rows import nothing
@@ -128,6 +129,18 @@ def test_the_command_prints_verdicts_sentences_and_means(tmp_path, monkeypatch, 
         ["| comprehension", "0.25"],
         ["| baseline", "0.125"],
     ]
+
+
+def test_a_doubling_of_the_queries_counts_seeds_that_have_all_numbers():
+    counts = {"creation": 8} | {f"queries_{count}": count for count in dreamllm_arms.QUERIES}
+    rows = [
+        {"arm": arm, "name": "stamps_fd_cls_2", "seed": seed, "steps": "400", "value": f"{value}"}
+        for arm, count in counts.items()
+        for seed, value in (("0", 3 - math.log2(count)), ("1", 5 - 3 * math.log2(count)), ("2", 0.0))
+        if (arm, seed) != ("queries_2", "2")
+    ]
+    line = "stamps_fd_cls_2: -2 [-15, 11] for each doubling of the queries, 2 seeds of 7 numbers of queries"
+    assert list(doublings(rows)) == [line]
 
 
 def test_verdicts_compare_equal_steps_and_pairs_of_parts_the_longest_of_each():
