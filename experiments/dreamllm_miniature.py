@@ -104,8 +104,8 @@ def _manual() -> dict:
     """I-GPT on long pages: rows of 8,192 bytes and up to 64 pictures, cut over the ring."""
     length = 8192
     return stage(
-        steps=100,
-        rates=(5e-4, 5e-5),
+        steps=400,
+        rates=(1e-3, 1e-4),
         mixture={"manual": 1.0},
         trains=(*FROZEN_BESIDE, "language"),
         context_length=length,
