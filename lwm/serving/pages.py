@@ -70,7 +70,8 @@ def write(
     drawing = _drawing(run, steps, request.sampling.guidance, method)
     if request.output:
         page_files.check_folder(request.output)
-    given, dreamed = _prompt(run, request), shows_dreamed(run)
+    given = _prompt(run, request)
+    dreamed = shows_dreamed(run, leads=not isinstance(given[0], str))
     parts = [run.tokenizer.encode(part) if isinstance(part, str) else part for part in given]
     sampling.check_room(run, dreams.positions_of(run.model, parts, dreamed=dreamed))
     made = dreams.write(
@@ -102,13 +103,15 @@ def write(
     return page
 
 
-def shows_dreamed(run: Run) -> bool:
-    """Whether any of the stage's documents have pictures behind queries; else they are shown alone.
+def shows_dreamed(run: Run, *, leads: bool) -> bool:
+    """Whether the picture of a prompt stands behind queries, as in documents whose pictures are drawn.
 
-    Of a stage that has learned both, `python -m lwm.evaluate` asks about pictures as their source shows them.
+    Where the stage has learned both, one that leads, ahead of all text, stands alone, as in questions and in
+    pairs of a picture and its caption, and one in the midst of text stands behind queries.
     """
     used = [source for source, weight in run.block["mixture"].items() if weight]
-    return "joint" in [run.block["forms"].get(source, "joint") for source in used]
+    forms = {run.block["forms"].get(source, "joint") for source in used}
+    return "joint" in forms and not (leads and forms & {"comprehension", "pairs"})
 
 
 def _drawing(run: Run, steps: int, guidance: float, method: str) -> Drawing:

@@ -106,13 +106,16 @@ def test_pages_without_a_folder_of_their_own_stand_side_by_side(tmp_path):
 
 
 def test_pictures_of_a_prompt_are_laid_out_as_the_stage_learned_them(run):
-    def shows(**block):
-        return pages.shows_dreamed(run._replace(block=run.block | block))
+    def shows(*, leads, **block):
+        return pages.shows_dreamed(run._replace(block=run.block | block), leads=leads)
 
     mixed = {"mixture": {"stamps": 0.5, "albums": 0.5}}
-    assert shows() and shows(**mixed, forms={"stamps": "pairs"})
-    assert not shows(**mixed, forms={"stamps": "pairs", "albums": "comprehension"})
-    assert not shows(mixture={"stamps": 1.0, "albums": 0.0}, forms={"stamps": "pairs"})
+    for leads in (False, True):
+        assert shows(leads=leads) and shows(leads=leads, **mixed, forms={"stamps": "creation"})
+        assert not shows(leads=leads, **mixed, forms={"stamps": "pairs", "albums": "comprehension"})
+        assert not shows(leads=leads, mixture={"stamps": 1.0, "albums": 0.0}, forms={"stamps": "pairs"})
+        for form in ("pairs", "comprehension"):
+            assert shows(leads=leads, **mixed, forms={"stamps": form}) is not leads
 
 
 def test_workdirs_that_write_no_pages_are_told(runs, dream_run, tmp_path):
