@@ -101,20 +101,31 @@ def question_scores(
         yield asked, _nats(reader, own), None, None, n
 
 
-def placement_score(reader: Reader, records: Sequence[PageRecord], samples: int) -> tuple[Score, int] | None:
-    """F1 of where dreams are opened in documents of text and pictures, and their number; None: no pictures.
+def document_scores(reader: Reader, records: Sequence[PageRecord], samples: int) -> Iterator[Scored]:
+    """Yields the scores of documents of text and pictures; none where there is nothing of their kind.
 
-    A dream is opened where <dream_start> is likelier than all else that may follow.
+    placement_f1, of where dreams are opened: where <dream_start> is likelier than all else that may follow;
+    nats, of a token of the texts, beside those that the frequencies of the same tokens would give.
+
+    Args:
+        samples: documents, at most; 0 = all.
     """
     chosen = spread(range(len(records)), samples)
     pieces = [piece for at in chosen for piece in reader.pieces(records[at], "joint")]
-    found = []
-    for row, _, likeliest_T in reader.read(pieces) if pieces else ():
+    found, texts, sums = [], [], []
+    for row, nll_T, likeliest_T in reader.read(pieces) if pieces else ():
         learned_T, start = row["weights"] > 0, reader.marks.dream_start
         opened_T, wanted_T = learned_T & (likeliest_T == start), learned_T & (row["targets"] == start)
         found.append([int(np.sum(own)) for own in (opened_T & wanted_T, opened_T, wanted_T)])
+        texts.append(row["targets"][learned_T & ~wanted_T])
+        sums.append(float(np.sum(nll_T, where=learned_T & ~wanted_T)))
     opened = Opened(*np.asarray(found, int).reshape(-1, 3).T)
-    return (placement_f1(opened), len(chosen)) if opened.wanted_B.sum() else None
+    if opened.wanted_B.sum():
+        yield "", placement_f1(opened), None, None, len(chosen)
+    if count := sum(map(len, texts)):
+        score = Score("nats", sum(sums) / count, *bootstrap(sums, list(map(len, texts))))
+        usual = task_baselines.unigram_nats(texts, texts, reader.marks.dream_start)
+        yield "", score, usual, "unigram of the same tokens", len(chosen)
 
 
 def _nats(reader: Reader, own: Sequence[Question]) -> Score:

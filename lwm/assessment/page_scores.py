@@ -66,8 +66,9 @@ def _of_words(run: Run, samples: int, track: Track) -> Iterator[dict]:
     for source in track(_sources(run), "what is said"):
         form = run.block["forms"].get(source, "joint")
         records = {split: pages(run.data, source, split) for split in ("train", "heldout")}
-        if form == "joint" and (placed := page_answers.placement_score(reader, records["heldout"], samples)):
-            yield _row(source, "", placed[0], None, None, placed[1])
+        if form == "joint":
+            for asked, *rest in page_answers.document_scores(reader, records["heldout"], samples):
+                yield _row(source, asked, *rest)
         where = (reader, run.model, run.params, run.tokenizer)
         for asked, *rest in page_answers.question_scores(*where, records, form, samples):
             yield _row(source, asked or "caption", *rest)

@@ -99,9 +99,10 @@ def test_who_knows_all_has_no_nats_and_opens_dreams_where_they_belong(data, work
     for dreams, wanted in ((True, 1.0), (False, 0.0)):
         oracle = Oracle(run.model.config, dreams)
         reader = page_answers.Reader(oracle, {}, run.tokenizer, run.context_length)
-        score, n = page_answers.placement_score(reader, albums, samples=0)
-        assert (score.value, n) == (wanted, 6)
-    assert page_answers.placement_score(reader, [], 0) is None
+        placed, said = page_answers.document_scores(reader, albums, samples=0)
+        assert (placed[1].value, placed[4]) == (wanted, 6)
+        assert said[1].value == pytest.approx(0, abs=1e-6) and said[2] > 1 and said[4] == 6
+    assert not list(page_answers.document_scores(reader, [], 0))
 
 
 def test_a_model_is_asked_for_all_that_its_stage_has_learned(workdir, monkeypatch):
@@ -115,6 +116,7 @@ def test_a_model_is_asked_for_all_that_its_stage_has_learned(workdir, monkeypatc
     assert rows["questions_which_colour_accuracy"]["baseline"] == pytest.approx(1 / 3)
     assert rows["stamps_caption_exact_match"]["n"] == 6 and rows["stamps_caption_words_f1"]["value"] == 1
     assert 0 <= rows["albums_placement_f1"]["value"] <= 1
+    assert rows["albums_nats"]["value"] > rows["albums_nats"]["baseline"]  # of random weights
     assert rows["stamps_caption_nats"]["value"] > 1  # of random weights
     real = rows["judge_which_colour_conditional_accuracy"]["value"]
     drawn = [rows[f"stamps_which_colour_conditional_accuracy_{scale}"] for scale in (1, 2, 5)]
