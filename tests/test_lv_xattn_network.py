@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import math
 import os
 import signal
@@ -207,7 +208,10 @@ def test_programs_send_what_the_formula_says(method, direction):
 @pytest.mark.parametrize(
     "end", ["the end of its input", signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=str
 )
-def test_nothing_is_left_of_hosts(end):
+def test_nothing_is_left_of_hosts(end, request):
+    # What a shell runs in the background ignores this signal, and so would a script that it begins.
+    request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([SCRIPT, "hold", "2", "60"], stdin=subprocess.PIPE, **pipes) as holder:
         if holder.stdout.readline() != "ok\n":

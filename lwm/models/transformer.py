@@ -97,9 +97,13 @@ class Decoder(nn.Module):
 
     def trunk(self, x_BTD, positions_BT, segments_BT=None, cache=None, spread=None):
         """Blocks and final norm: hidden_BTD, and the cache with T more tokens if one is given."""
-        x_BTD = entering(x_BTD, decoding=cache is not None and spread is None)
+        decoding = cache is not None and spread is None
+        x_BTD = entering(x_BTD, decoding=decoding)
         layers_L = jnp.arange(self.config.layers)
         (x_BTD, cache), _ = self.layers((x_BTD, cache), layers_L, positions_BT, segments_BT, spread)
+        if decoding:
+            # Or XLA cuts the width between layers, as the heads want it, and each layer gathers it again.
+            x_BTD = everywhere(x_BTD)
         return self.final_norm(x_BTD), cache
 
     def hidden(self, batch):
