@@ -40,6 +40,14 @@ def entering(x_BTD: jax.Array, *, decoding: bool) -> jax.Array:
     return everywhere(x_BTD) if decoding else cut(whole(x_BTD))
 
 
+def leaving(x_BTD: jax.Array, *, decoding: bool) -> jax.Array:
+    """What comes out of the layers: as `everywhere` for tokens being decoded.
+
+    Left to itself XLA cuts their width between layers, as the heads want it, and each layer gathers it again.
+    """
+    return everywhere(x_BTD) if decoding else x_BTD
+
+
 def rematerialised(block: type[nn.Module], config: TransformerConfig) -> type[nn.Module]:
     """The block, which keeps for its backward pass what `config.remat` names and computes the rest again."""
     if config.remat == "none":

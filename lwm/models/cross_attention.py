@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-from lwm.models.activations import entering, rematerialised, stacked
+from lwm.models.activations import entering, leaving, rematerialised, stacked
 from lwm.models.cross_sizes import SIZES, CrossAttentionConfig, count_cross_parameters
 from lwm.models.gated_cross import GatedCross, Sight
 from lwm.models.transformer import INPUTS, LWM, Block, Decoder
@@ -71,10 +71,11 @@ class CrossDecoder(Decoder):
         config = self.config
         if cache is not None and self.has_variable("clip", "watched"):
             sight = self.get_variable("clip", "watched")
-        x_BTD = entering(x_BTD, decoding=cache is not None and spread is None)
+        decoding = cache is not None and spread is None
+        x_BTD = entering(x_BTD, decoding=decoding)
         layers_LM = jnp.arange(config.layers).reshape(config.cross_layers, -1)
         (x_BTD, cache), _ = self.layers((x_BTD, cache), layers_LM, positions_BT, segments_BT, spread, sight)
-        return self.final_norm(x_BTD), cache
+        return self.final_norm(leaving(x_BTD, decoding=decoding)), cache
 
     def hidden(self, batch):
         x_BTD = self.embed(batch["tokens"], batch["is_vision"])

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from lwm.models.activations import cut, entering, everywhere, rematerialised, stacked, whole
+from lwm.models.activations import cut, entering, everywhere, leaving, rematerialised, stacked, whole
 from lwm.models.layers import Attention, Embedding, FeedForward, Head, RMSNorm, Spread
 from lwm.models.sizes import SIZES, TransformerConfig, count_parameters
 from lwm.ops.cached_attention import last_of_zigzag
@@ -101,10 +101,7 @@ class Decoder(nn.Module):
         x_BTD = entering(x_BTD, decoding=decoding)
         layers_L = jnp.arange(self.config.layers)
         (x_BTD, cache), _ = self.layers((x_BTD, cache), layers_L, positions_BT, segments_BT, spread)
-        if decoding:
-            # Or XLA cuts the width between layers, as the heads want it, and each layer gathers it again.
-            x_BTD = everywhere(x_BTD)
-        return self.final_norm(x_BTD), cache
+        return self.final_norm(leaving(x_BTD, decoding=decoding)), cache
 
     def hidden(self, batch):
         """Final hidden_BTD of a batch."""
