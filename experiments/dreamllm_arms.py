@@ -84,3 +84,5 @@ ARMS = {
     "composition": _CREATION._replace(last=TONED, data="emoji", parts="emoji_parts"),
     **{f"queries_{count}": _CREATION._replace(queries=count) for count in QUERIES},
 }
+# The arms by the number of their queries, all else alike.
+BY_QUERIES = {ARMS[name].queries: name for name in ("creation", *(f"queries_{count}" for count in QUERIES))}

@@ -70,8 +70,7 @@ def _synergy(axes, rows: Rows) -> None:
 
 def _queries(axes, rows: Rows) -> None:
     """The distance of what is drawn from what is real, by the number of dream queries."""
-    own_queries = dreamllm_arms.ARMS["creation"].queries
-    arms = {count: f"queries_{count}" for count in dreamllm_arms.QUERIES} | {own_queries: "creation"}
+    arms = dreamllm_arms.BY_QUERIES
     points = [(count, values(rows, arms[count], "stamps_fd_cls_2")) for count in sorted(arms)]
     _line(axes, 0, [(count, own) for count, own in points if own], "through the language model")
     if encoder := values(rows, "parts", "encoder_stamps_fd_cls_2"):

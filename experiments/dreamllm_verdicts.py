@@ -124,10 +124,9 @@ def in_words(found: Sequence[Compared]) -> Iterator[str]:
 
 def doublings(rows: Sequence[dict]) -> Iterator[str]:
     """Yields a sentence on each score: its slope over log2 of the queries, of seeds with all numbers."""
-    arms = ("creation", *(f"queries_{count}" for count in dreamllm_arms.QUERIES))
-    counts = {arm: dreamllm_arms.ARMS[arm].queries for arm in arms}
+    ends = longest(rows)
     for name in DREW:
-        found = {count: _by_seed(longest(rows), arm, name) for arm, count in counts.items()}
+        found = {count: _by_seed(ends, arm, name) for count, arm in dreamllm_arms.BY_QUERIES.items()}
         seeds = sorted(set.intersection(*map(set, found.values())))
         slopes = [
             linear_regression([math.log2(count) for count in found], [own[seed] for own in found.values()])

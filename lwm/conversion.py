@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from lwm.data import tokenizers
 from lwm.errors import UserError
+from lwm.folders import check_new
 from lwm.interop import formats, gguf_file, huggingface, lwm_release, lwm_vqgan
 from lwm.interop.imported import Imported
 from lwm.parallel.mesh import make_mesh
@@ -77,7 +78,7 @@ def import_model(
     Raises:
       UserError: as `read_model`; the workdir is in use; the tokenizer is broken or does not fit.
     """
-    _check_new("workdir", workdir)
+    check_new("workdir", workdir)
     files = tokenizers.load_tokenizer(tokenizer).files if tokenizer else None
     imported = read_model(source, mesh=mesh, dtype=dtype, given=given)
     if files is not None:
@@ -95,7 +96,7 @@ def write_workdir(workdir: epath.PathLike, imported: Imported, *, name: epath.Pa
     Raises:
       UserError: the workdir is in use, or the tokenizer is broken or does not fit the model.
     """
-    _check_new("workdir", workdir)
+    check_new("workdir", workdir)
     with _appearing(workdir) as draft:
         for own, content in imported.tokenizer.items():
             (draft / own).write_bytes(content)
@@ -123,12 +124,6 @@ def _appearing(path: epath.PathLike) -> Iterator[epath.Path]:
         raise
 
 
-def _check_new(field: str, path: epath.PathLike) -> None:
-    path = epath.Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{field}: {path} exists already; choose another folder")
-
-
 def _write_run(workdir: epath.Path, imported: Imported) -> None:
     stage = Stage(
         name=STAGE,
@@ -151,7 +146,7 @@ def export_model(workdir: epath.PathLike, output: epath.PathLike, *, stage: str 
     Raises:
       UserError: the workdir holds no transformer, or one that is no Llama; the output exists.
     """
-    _check_new("output", output)
+    check_new("output", output)
     config, block, params = load_params(workdir, stage)
     if config["model"]["name"] != "lwm":
         raise UserError(f"workdir: {workdir} holds a {config['model']['name']}; only a transformer can leave")

@@ -122,8 +122,8 @@ def document_scores(reader: Reader, records: Sequence[PageRecord], samples: int)
     opened = Opened(*np.asarray(found, int).reshape(-1, 3).T)
     if opened.wanted_B.sum():
         yield "", placement_f1(opened), None, None, len(chosen)
-    if count := sum(map(len, texts)):
-        score = Score("nats", sum(sums) / count, *bootstrap(sums, list(map(len, texts))))
+    if any(map(len, texts)):
+        score = _nats_of(sums, list(map(len, texts)))
         usual = task_baselines.unigram_nats(texts, texts, reader.marks.dream_start)
         yield "", score, usual, "unigram of the same tokens", len(chosen)
 
@@ -133,6 +133,11 @@ def _nats(reader: Reader, own: Sequence[Question]) -> Score:
     for row, nll_T, _ in reader.read([reader.pieces(one.page, "comprehension")[-1] for one in own]):
         sums.append(float(np.sum(nll_T, where=row["weights"] > 0)))
         counts.append(int(np.sum(row["weights"] > 0)))
+    return _nats_of(sums, counts)
+
+
+def _nats_of(sums: Sequence[float], counts: Sequence[int]) -> Score:
+    """The mean over all tokens, with its interval over documents."""
     return Score("nats", sum(sums) / sum(counts), *bootstrap(sums, counts))
 
 

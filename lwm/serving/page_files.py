@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from lwm.errors import UserError
+from lwm.folders import first_free
 from lwm.generation.films import picture
 
 HTML, MARKDOWN = "index.html", "page.md"
@@ -59,16 +59,7 @@ def as_markdown(parts: Sequence[str | np.ndarray], *, before: int = 0) -> str:
     return text
 
 
-def check_folder(path: epath.PathLike) -> None:
-    """Raises UserError if a page cannot be left there, or not without mixing it with what is there."""
-    folder = epath.Path(path)
-    if folder.is_file():
-        raise UserError(f"output: {path} is a file; give a folder for the page and its pictures")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"output: {path} holds files already; give another folder for the page")
-
-
 def free_folder(workdir: epath.PathLike) -> str:
     """WORKDIR/page, or the first of page_2, page_3, … that is not there."""
     names = itertools.chain(["page"], (f"page_{number}" for number in itertools.count(2)))
-    return str(next(path for name in names if not (path := epath.Path(workdir) / name).exists()))
+    return str(first_free(workdir, names))

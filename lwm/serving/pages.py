@@ -12,6 +12,7 @@ from lwm.data.manifest import load_manifest
 from lwm.data.task_sources.stamps import on_square
 from lwm.data.video import BrokenMedia
 from lwm.errors import UserError
+from lwm.folders import check_new
 from lwm.generation import dreams
 from lwm.generation.dreams import Bounds, Drawing, Drawn, Said
 from lwm.generation.text_stream import TextStream
@@ -69,7 +70,7 @@ def write(
     """
     drawing = _drawing(run, steps, request.sampling.guidance, method)
     if request.output:
-        page_files.check_folder(request.output)
+        check_new("output", request.output)
     given = _prompt(run, request)
     dreamed = shows_dreamed(run, leads=not isinstance(given[0], str))
     parts = [run.tokenizer.encode(part) if isinstance(part, str) else part for part in given]

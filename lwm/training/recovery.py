@@ -4,14 +4,16 @@ Nothing damaged is deleted: training that comes to its step again moves it aside
 somebody may look at it; samplers leave it where it is.
 """
 
+import itertools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import orbax.checkpoint as ocp
 from etils import epath
 
 from lwm.errors import UserError
+from lwm.folders import first_free
 from lwm.training.decision import together
 from lwm.training.seals import damage
 
@@ -126,11 +128,8 @@ def find_standing(folders: Sequence[epath.Path], say: Say) -> Standing:
 def move_aside(standing: Standing, say: Say) -> None:
     """Moves damaged checkpoints away from their steps, for Orbax not to meet them and to save there again."""
     for path, what in standing.damaged:
-        kept = _free(epath.Path(path))
-        epath.Path(path).rename(kept)
+        path = epath.Path(path)
+        names = (f"{path.name}.damaged{'' if n == 1 else f'.{n}'}" for n in itertools.count(1))
+        kept = first_free(path.parent, names)
+        path.rename(kept)
         say(f"{Damaged(path, what)}; kept as {kept.name}, the newest whole one is taken instead")
-
-
-def _free(path: epath.Path) -> epath.Path:
-    names: Iterable[str] = (f"{path.name}.damaged{'' if n == 1 else f'.{n}'}" for n in range(1, 10**6))
-    return next(kept for name in names if not (kept := path.parent / name).exists())

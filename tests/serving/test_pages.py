@@ -85,7 +85,7 @@ def test_markdown_numbers_pictures_as_their_files_are():
         ({"prompt": "a", "guidance": float("inf")}, "guidance: inf; 0"),
         ({"prompt": "a" * 95}, "prompt: 96 tokens leave 0 of the context's 96"),
         ({"prompt": "a", "output": "broken.png"}, "output: broken.png is a file; give a folder"),
-        ({"prompt": "a", "output": "."}, r"output: \. holds files already; give another folder"),
+        ({"prompt": "a", "output": "."}, r"output: \. exists already and holds files; give another folder"),
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_is_made(
