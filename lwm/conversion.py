@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 
 from lwm.data import tokenizers
 from lwm.errors import UserError
-from lwm.folders import check_new
 from lwm.interop import formats, gguf_file, huggingface, lwm_release, lwm_vqgan
 from lwm.interop.imported import Imported
 from lwm.parallel.mesh import make_mesh
 from lwm.systems import build_model
 from lwm.training.checkpoints import load_params, stage_folder, write_params
 from lwm.training.experiment import Experiment
+from lwm.training.folders import check_new
 from lwm.training.stages import Axes, Stage, parse_axes
 from lwm.training.workdir import write_config
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from lwm.folders import first_free
 from lwm.generation.films import picture
+from lwm.training.folders import first_free
 
 HTML, MARKDOWN = "index.html", "page.md"
 _SIDE = 256  # pixels to which small pictures are enlarged, about

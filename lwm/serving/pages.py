@@ -12,7 +12,6 @@ from lwm.data.manifest import load_manifest
 from lwm.data.task_sources.stamps import on_square
 from lwm.data.video import BrokenMedia
 from lwm.errors import UserError
-from lwm.folders import check_new
 from lwm.generation import dreams
 from lwm.generation.dreams import Bounds, Drawing, Drawn, Said
 from lwm.generation.text_stream import TextStream
@@ -23,6 +22,7 @@ from lwm.serving.sampling import Run
 from lwm.serving.typewriter import Typewriter
 from lwm.systems import build_model
 from lwm.training.checkpoints import load_params
+from lwm.training.folders import check_new
 
 
 def load(workdir: epath.PathLike, *, stage: str | None = None, data: str = "") -> Run:

@@ -13,8 +13,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from lwm.errors import UserError
-from lwm.folders import first_free
 from lwm.training.decision import together
+from lwm.training.folders import first_free
 from lwm.training.seals import damage
 
 Say = Callable[[str], None]
